@@ -1,0 +1,121 @@
+//! Where the operands of the op that runs lie: spans of the arena and of the image's weights.
+#![allow(unsafe_code)]
+
+use crate::image::layout::{Place, TensorRecord};
+use crate::kernels::{Dst, Src};
+use crate::ops::{Externs, Op};
+use crate::tensor::{DType, Element};
+use core::marker::PhantomData;
+
+/// What an evaluator may touch.
+pub struct Context<'m> {
+    tensors: &'m [TensorRecord],
+    weights: *const u8,
+    arena: *mut u8,
+    scratch: *mut u8,
+    scratch_len: usize,
+    /// Weights that a host derived when it opened the image, per op of the program; empty: none.
+    derived: &'m [Option<&'m [f32]>],
+    externs: Option<&'m dyn Externs>,
+    memory: PhantomData<&'m mut [u8]>,
+}
+
+impl<'m> Context<'m> {
+    /// A context over a checked program.
+    ///
+    /// # Safety
+    /// `tensors` have passed the image's check against these weights and this arena: every tensor lies inside, aligned for
+    /// its element type, with [`SLACK`](crate::program::SLACK) readable bytes behind. The memory stays valid for `'m` and is
+    /// used by nobody else. `scratch` is a part of the arena that no tensor overlaps, aligned to 8 bytes or more.
+    pub(crate) unsafe fn new(
+        tensors: &'m [TensorRecord],
+        weights: *const u8,
+        arena: *mut u8,
+        scratch: *mut u8,
+        scratch_len: usize,
+        derived: &'m [Option<&'m [f32]>],
+        externs: Option<&'m dyn Externs>,
+    ) -> Self {
+        Context { tensors, weights, arena, scratch, scratch_len, derived, externs, memory: PhantomData }
+    }
+
+    /// The record of a tensor.
+    ///
+    /// # Panics
+    /// If there is no tensor of this number; never for an operand of a checked op.
+    #[inline]
+    pub fn tensor(&self, tensor: u32) -> &'m TensorRecord {
+        &self.tensors[tensor as usize]
+    }
+
+    /// The element type of a tensor.
+    #[inline]
+    pub fn dtype(&self, tensor: u32) -> DType {
+        self.tensor(tensor).dtype()
+    }
+
+    /// A tensor to read from: all its elements, which must be of type `T`.
+    ///
+    /// # Panics
+    /// If the element type is another one; never in an op whose record has been checked.
+    #[inline]
+    pub fn src<T: Element>(&self, tensor: u32) -> Src<'m, T> {
+        let t = self.tensor(tensor);
+        assert!(T::DTYPE.size() == t.dtype().size());
+        let base = if t.place == Place::Weights as u8 { self.weights } else { self.arena.cast_const() };
+        // SAFETY: the tensor lies inside the weights or the arena, aligned for its type, as `new` was promised.
+        unsafe { Src::from_raw(base.add(t.offset as usize).cast(), t.bytes as usize / size_of::<T>()) }
+    }
+
+    /// A tensor to write to.
+    ///
+    /// # Panics
+    /// If the element type is another one or the tensor lies in the weights; never in an op whose record has been checked.
+    #[inline]
+    pub fn dst<T: Element>(&self, tensor: u32) -> Dst<'m, T> {
+        let t = self.tensor(tensor);
+        assert!(T::DTYPE.size() == t.dtype().size() && t.place == Place::Arena as u8);
+        // SAFETY: as in `src`; the arena is writable.
+        unsafe { Dst::from_raw(self.arena.add(t.offset as usize).cast(), t.bytes as usize / size_of::<T>()) }
+    }
+
+    /// A tensor's bytes, to read from.
+    #[inline]
+    pub fn src_bytes(&self, tensor: u32) -> Src<'m, u8> {
+        let t = self.tensor(tensor);
+        let base = if t.place == Place::Weights as u8 { self.weights } else { self.arena.cast_const() };
+        // SAFETY: as in `src`.
+        unsafe { Src::from_raw(base.add(t.offset as usize), t.bytes as usize) }
+    }
+
+    /// A tensor's bytes, to write to.
+    ///
+    /// # Panics
+    /// If the tensor lies in the weights; never for an output of a checked op.
+    #[inline]
+    pub fn dst_bytes(&self, tensor: u32) -> Dst<'m, u8> {
+        let t = self.tensor(tensor);
+        assert!(t.place == Place::Arena as u8);
+        // SAFETY: as in `dst`.
+        unsafe { Dst::from_raw(self.arena.add(t.offset as usize), t.bytes as usize) }
+    }
+
+    /// All scratch memory, as elements of type `T`: at least what the op's record asks for. A host may give more.
+    #[inline]
+    pub fn scratch<T: Element>(&self) -> Dst<'m, T> {
+        // SAFETY: scratch is a part of the arena of its own, aligned to 8 bytes or more.
+        unsafe { Dst::from_raw(self.scratch.cast(), self.scratch_len / size_of::<T>()) }
+    }
+
+    /// Weights that the host derived for this op, if it did.
+    #[inline]
+    pub fn derived(&self, op: &Op<'_>) -> Option<Src<'m, f32>> {
+        self.derived.get(op.index as usize).copied().flatten().map(Src::from_slice)
+    }
+
+    /// The host's extern ops, if there is a host.
+    #[inline]
+    pub fn externs(&self) -> Option<&'m dyn Externs> {
+        self.externs
+    }
+}

@@ -1,0 +1,276 @@
+//! A network as it was imported: nodes over named tensors, in terms close to ONNX's, shapes settled.
+//!
+//! `import` makes a graph from an ONNX file, `lower` rewrites it and turns it into programs. Nothing here knows tract or
+//! protobuf. Tensors are laid out as ONNX lays them out (row-major, pictures channels-first).
+
+use crate::program::{Binary, ReduceKind, Unary};
+use crate::tensor::DType;
+use std::sync::Arc;
+
+/// Number of a value in its [`Graph`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub usize);
+
+/// The bytes of a constant, little-endian, row-major.
+#[derive(Clone)]
+pub enum Bytes {
+    /// In memory.
+    Owned(Arc<[u8]>),
+    /// In a mapped file: read when packed, never copied as a whole.
+    Mapped {
+        /// The file.
+        file: Arc<memmap2::Mmap>,
+        /// First byte.
+        offset: usize,
+        /// Number of bytes.
+        len: usize,
+    },
+}
+
+impl Bytes {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Owned(b) => b,
+            Bytes::Mapped { file, offset, len } => &file[*offset..*offset + *len],
+        }
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bytes::Owned(b) => write!(f, "{} bytes", b.len()),
+            Bytes::Mapped { offset, len, .. } => write!(f, "{len} bytes of the file at {offset}"),
+        }
+    }
+}
+
+/// A tensor of a graph.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Its ONNX name, as far as it survived; unique enough for messages.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes, outermost first.
+    pub dims: Vec<usize>,
+    /// Its bytes, if it is a constant.
+    pub constant: Option<Bytes>,
+}
+
+/// The window of a convolution or pooling: one entry per spatial axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Kernel sizes.
+    pub kernel: Vec<usize>,
+    /// Strides.
+    pub strides: Vec<usize>,
+    /// Dilations.
+    pub dilations: Vec<usize>,
+    /// Padding before each axis.
+    pub before: Vec<usize>,
+    /// Padding after each axis (auto_pad resolved; what ceil_mode adds is not counted).
+    pub after: Vec<usize>,
+}
+
+/// Activation functions of a recurrent cell, with parameters (alpha, beta).
+pub type Activation = (Unary, [f32; 2]);
+
+/// A recurrent cell: inputs as ONNX's, absent ones `None`; outputs Y, Y_h (and Y_c), absent ones `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recurrent {
+    /// Hidden units.
+    pub hidden: usize,
+    /// Directions: `false` forward, `true` reverse; one or two entries.
+    pub directions: Vec<bool>,
+    /// Activations: per direction 3 (LSTM: f, g, h), 2 (GRU: f, g), 1 (RNN).
+    pub activations: Vec<Activation>,
+    /// Pre-activations are clipped to `-clip..clip`, if given.
+    pub clip: Option<f32>,
+    /// LSTM: the forget gate is 1 - input gate.
+    pub coupled: bool,
+    /// GRU.
+    pub linear_before_reset: bool,
+    /// ONNX's `layout` = 1: batch first.
+    pub batch_first: bool,
+}
+
+/// What a node computes.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Inputs X `[N, C, spatial…]` (or without N), W `[O, C/groups, kernel…]`, bias (optional).
+    Conv {
+        /// Window.
+        window: Window,
+        /// Groups.
+        groups: usize,
+    },
+    /// Inputs X, W `[C, O/groups, kernel…]`, bias (optional).
+    ConvTranspose {
+        /// Window.
+        window: Window,
+        /// Groups.
+        groups: usize,
+        /// Rows added at the end of each axis.
+        output_padding: Vec<usize>,
+    },
+    /// Input X.
+    MaxPool {
+        /// Window.
+        window: Window,
+    },
+    /// Input X.
+    AveragePool {
+        /// Window.
+        window: Window,
+        /// Padding counts as zeros.
+        count_include_pad: bool,
+    },
+    /// Maximum or mean over all spatial axes (kept, with size 1). Input X.
+    GlobalPool {
+        /// Maximum instead of mean.
+        max: bool,
+    },
+    /// Inference form. Inputs X, scale, bias, mean, variance, each `[C]`.
+    BatchNorm {
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// Over the axes from `axis` on. Inputs X, scale, bias (optional).
+    LayerNorm {
+        /// First normalised axis.
+        axis: usize,
+        /// Added to the variance.
+        epsilon: f32,
+        /// The mean is not subtracted.
+        rms: bool,
+    },
+    /// Over `groups` of channels (InstanceNormalization: as many groups as channels). Inputs X, scale `[C]`, bias `[C]`.
+    GroupNorm {
+        /// Groups.
+        groups: usize,
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// Along one axis.
+    Softmax {
+        /// The axis.
+        axis: usize,
+        /// Its logarithm.
+        log: bool,
+    },
+    /// A sum of products: the axes of each input and of the output, by letters. MatMul and Gemm become this.
+    EinSum {
+        /// Letters of each input's axes.
+        inputs: Vec<String>,
+        /// Letters of the output's axes.
+        output: String,
+    },
+    /// Element-wise function of one input, with parameters.
+    Unary(Unary, [f32; 2]),
+    /// Element-wise function of two inputs, broadcast as numpy does.
+    Binary(Binary),
+    /// Inputs condition (bool), a, b; broadcast as numpy does.
+    Select,
+    /// To the output's element type.
+    Cast,
+    /// Over these axes; the output keeps them with size 1.
+    Reduce {
+        /// What is computed.
+        kind: ReduceKind,
+        /// The axes.
+        axes: Vec<usize>,
+    },
+    /// Index of the largest (smallest) along one axis, kept with size 1; `i64`.
+    ArgReduce {
+        /// The axis.
+        axis: usize,
+        /// The smallest.
+        min: bool,
+        /// The last of equal values.
+        last: bool,
+    },
+    /// Values and indices (`i64`) of the largest (smallest) along one axis, in order.
+    TopK {
+        /// The axis.
+        axis: usize,
+        /// The smallest.
+        min: bool,
+    },
+    /// Output axis `i` is input axis `perm[i]`.
+    Transpose(Vec<usize>),
+    /// The same elements in the output's shape.
+    Reshape,
+    /// Along one axis, from `start`, as many as the output has.
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// First element.
+        start: usize,
+        /// Distance between elements; negative: backwards.
+        step: isize,
+    },
+    /// Along one axis.
+    Concat {
+        /// The axis.
+        axis: usize,
+    },
+    /// With a constant, given as the bits of one element.
+    Pad {
+        /// Elements before each axis.
+        before: Vec<usize>,
+        /// The value's bytes, of the element type.
+        value: Vec<u8>,
+    },
+    /// To the output's shape, as numpy does.
+    Broadcast,
+    /// Rows of input 0 along `axis` by the indices of input 1 (any rank).
+    Gather {
+        /// The axis.
+        axis: usize,
+    },
+    /// Inputs X, W, R, B, sequence_lens, initial_h, initial_c, P.
+    Lstm(Recurrent),
+    /// Inputs X, W, R, B, sequence_lens, initial_h.
+    Gru(Recurrent),
+    /// Inputs X, W, R, B, sequence_lens, initial_h.
+    Rnn(Recurrent),
+    /// Left to the host: number in the importer's list of extern ops, and why it is not native.
+    Extern {
+        /// Number.
+        index: u32,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A node of a graph.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The ONNX node's name (or its first output's).
+    pub name: String,
+    /// The ONNX op type, for messages.
+    pub op_type: String,
+    /// What it computes.
+    pub op: Op,
+    /// Inputs; `None` where an optional one is absent.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Outputs; `None` where an optional one is not wanted.
+    pub outputs: Vec<Option<ValueId>>,
+}
+
+/// A network.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// Tensors.
+    pub values: Vec<Value>,
+    /// Nodes, in an order in which they can run.
+    pub nodes: Vec<Node>,
+    /// Inputs, in the file's order (initializers excluded), with their ONNX names.
+    pub inputs: Vec<ValueId>,
+    /// Outputs, in the file's order, with their ONNX names.
+    pub outputs: Vec<ValueId>,
+    /// `metadata_props` of the file.
+    pub metadata: Vec<(String, String)>,
+}

@@ -1,0 +1,21 @@
+//! Arithmetic on slices and numbers: no tensors, no shapes, no images.
+//!
+//! Every kernel is one algorithm, written once over a vector trait ([`F32s`]), and runs on each [`Backend`]: the scalar
+//! reference (one lane), a portable vector of 16 lanes (what AVX-512 will be; tests only), AVX2 with FMA. A kernel is a
+//! struct of its arguments that implements [`Kernel`]; [`Backend::launch`] runs it inside a function compiled for that
+//! instruction set. Everything a kernel calls is `#[inline(always)]`: code that is not inlined into that function would
+//! be compiled for the base instruction set, and run several times slower.
+//!
+//! Kernels take [`Src`] and [`Dst`], spans of memory that may overlap where a kernel's docs allow it (in place); a
+//! kernel asserts, once and before its loops, that its spans are as long as its sizes say.
+
+pub mod isa;
+pub mod portable;
+pub mod simd;
+pub mod span;
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+
+pub use isa::{Backend, Isa, Kernel};
+pub use simd::F32s;
+pub use span::{Dst, Src};

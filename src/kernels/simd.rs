@@ -1,0 +1,80 @@
+//! The vector trait that every f32 kernel is written over.
+#![allow(unsafe_code)]
+
+/// A vector of `f32` with a fixed number of lanes.
+///
+/// All methods are `#[inline(always)]` in every implementation: see the module docs of [`kernels`](super).
+pub trait F32s: Copy + 'static {
+    /// Number of lanes: 1, 4, 8 or 16.
+    const LANES: usize;
+    /// Vector registers that the instruction set has: tiles keep at most one less alive.
+    const REGISTERS: usize;
+    /// What a comparison gives.
+    type Mask: Copy;
+
+    /// The same value in all lanes.
+    fn splat(x: f32) -> Self;
+    /// Loads a vector from memory of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of [`Self::LANES`] elements.
+    unsafe fn load(p: *const f32) -> Self;
+    /// Stores a vector to memory of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of [`Self::LANES`] elements.
+    unsafe fn store(self, p: *mut f32);
+    /// Loads the first `n` lanes; the others are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` elements, and `n <= LANES`.
+    unsafe fn load_first(p: *const f32, n: usize) -> Self;
+    /// Stores the first `n` lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `n` elements, and `n <= LANES`.
+    unsafe fn store_first(self, p: *mut f32, n: usize);
+
+    /// Lane by lane.
+    fn add(self, b: Self) -> Self;
+    /// Lane by lane.
+    fn sub(self, b: Self) -> Self;
+    /// Lane by lane.
+    fn mul(self, b: Self) -> Self;
+    /// Lane by lane.
+    fn div(self, b: Self) -> Self;
+    /// `self * a + b`, rounded once where the hardware can.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// `self < b ? self : b`: gives `b` if either is NaN (x86's rule).
+    fn min(self, b: Self) -> Self;
+    /// `self > b ? self : b`: gives `b` if either is NaN (x86's rule).
+    fn max(self, b: Self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// Magnitude.
+    fn abs(self) -> Self;
+    /// Largest integer not above.
+    fn floor(self) -> Self;
+    /// Nearest integer, ties to even.
+    fn round(self) -> Self;
+    /// `2^self` for integral values in `-126..=127`, by building the exponent's bits.
+    fn exp2_integral(self) -> Self;
+    /// Exponent `e` and mantissa `m` with `self = m * 2^e`, `m` in `[1, 2)`, for positive normal values.
+    fn split_exponent(self) -> (Self, Self);
+    /// The sign bit of `sign` on the magnitude of `self`.
+    fn copysign(self, sign: Self) -> Self;
+
+    /// `self < b`, false for NaN.
+    fn lt(self, b: Self) -> Self::Mask;
+    /// `self <= b`, false for NaN.
+    fn le(self, b: Self) -> Self::Mask;
+    /// `self == b`, false for NaN.
+    fn eq(self, b: Self) -> Self::Mask;
+    /// Lane by lane `mask ? a : b`.
+    fn select(mask: Self::Mask, a: Self, b: Self) -> Self;
+
+    /// The sum of all lanes.
+    fn reduce_add(self) -> f32;
+    /// The largest lane.
+    fn reduce_max(self) -> f32;
+}

@@ -1,0 +1,2 @@
+//! x86-64 instruction sets.
+pub mod avx2;

@@ -1,0 +1,23 @@
+//! draft
+#![cfg_attr(not(feature = "std"), no_std)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
+pub mod error;
+pub mod exec;
+pub mod image;
+pub mod kernels;
+pub mod ops;
+pub mod program;
+pub mod tensor;
+
+#[cfg(feature = "alloc")]
+pub mod plan;
+
+#[cfg(feature = "std")]
+pub mod graph;
+#[cfg(feature = "std")]
+mod model_error;
+#[cfg(feature = "std")]
+pub use model_error::ModelError;

@@ -1,0 +1,133 @@
+//! From op record to kernels: one evaluator per op family, and the op set by which the executor finds them.
+//!
+//! An evaluator is a safe function from a [`Context`] (where the operands lie) and an [`Op`] (kind, operands, attributes)
+//! to a result; it splits the record off the attributes, asks the context for spans, and launches kernels on its
+//! [`Backend`](crate::kernels::Backend). It trusts what [`program::check`](crate::program::check) has passed.
+//!
+//! An **op set** is a table of [`Entry`]s. A host takes [`set`], all ops for an instruction set. A firmware names the ops
+//! of its image, so that the linker drops the rest; no static table keeps them alive.
+
+pub use crate::exec::context::Context;
+
+use crate::error::{Error, Kind, Result};
+use crate::kernels::{Backend, Isa};
+use crate::program::{NONE, OpKind, Record};
+
+pub mod attention;
+pub mod conv;
+pub mod data;
+pub mod gemm;
+pub mod map;
+pub mod pool;
+pub mod recurrent;
+pub mod reduce;
+pub mod stream;
+
+/// Number of kinds of ops.
+const KINDS: usize = OpKind::ALL.len();
+
+/// All ops for one backend, in the order of [`OpKind::ALL`].
+const fn all<B: Backend>() -> [Entry; KINDS] {
+    [
+        gemm::entry::<B>(),
+        conv::entry::<B>(),
+        conv::depthwise::<B>(),
+        pool::entry::<B>(),
+        map::entry::<B>(),
+        data::copy(),
+        data::gather(),
+        reduce::reduce::<B>(),
+        reduce::softmax::<B>(),
+        reduce::norm::<B>(),
+        attention::entry::<B>(),
+        recurrent::lstm::<B>(),
+        recurrent::gru::<B>(),
+        reduce::arg_reduce(),
+        reduce::top_k(),
+        stream::window(),
+        data::external(),
+    ]
+}
+
+/// All ops, for an instruction set.
+///
+/// # Errors
+/// [`Kind::Isa`] when this CPU, or this build, does not have it.
+pub fn set(isa: Isa) -> Result<&'static [Entry]> {
+    if !isa.available() {
+        return Err(Error::new(Kind::Isa, "this CPU does not have the instruction set that was asked for"));
+    }
+    match isa {
+        Isa::Scalar => {
+            static SET: [Entry; KINDS] = all::<crate::kernels::portable::Scalar>();
+            Ok(&SET)
+        }
+        Isa::Portable16 => {
+            static SET: [Entry; KINDS] = all::<crate::kernels::portable::Portable16>();
+            Ok(&SET)
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            static SET: [Entry; KINDS] = all::<crate::kernels::x86_64::avx2::Avx2>();
+            Ok(&SET)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 => Err(Error::new(Kind::Isa, "this build has no AVX2 kernels")),
+    }
+}
+
+/// One op of a program, as an evaluator sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Op<'a> {
+    /// Its kind.
+    pub kind: OpKind,
+    /// Its number in the program.
+    pub index: u32,
+    /// Numbers of the input tensors; [`NONE`] for an optional one that is absent.
+    pub inputs: &'a [u32],
+    /// Numbers of the output tensors, likewise.
+    pub outputs: &'a [u32],
+    /// Its record, and the tail.
+    pub attributes: &'a [u8],
+}
+
+impl<'a> Op<'a> {
+    /// The record and the tail.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`], never for a checked image.
+    pub fn record<R: Record>(&self) -> Result<(&'a R, &'a [u8])> {
+        crate::program::split(self.attributes)
+    }
+
+    /// The number of an input tensor, if it is there.
+    pub fn input(&self, i: usize) -> Option<u32> {
+        self.inputs.get(i).copied().filter(|&t| t != NONE)
+    }
+
+    /// The number of an output tensor, if it is there.
+    pub fn output(&self, i: usize) -> Option<u32> {
+        self.outputs.get(i).copied().filter(|&t| t != NONE)
+    }
+}
+
+/// An evaluator.
+pub type Eval = fn(&Context<'_>, &Op<'_>) -> Result<()>;
+
+/// A kind of op and the function that evaluates it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The kind.
+    pub kind: OpKind,
+    /// Its evaluator.
+    pub eval: Eval,
+}
+
+/// Evaluates extern ops: the host's part.
+pub trait Externs {
+    /// Evaluates the op of this [`Extern::index`](crate::program::Extern).
+    ///
+    /// # Errors
+    /// [`Kind::Extern`] when it fails.
+    fn run(&self, index: u32, context: &Context<'_>, op: &Op<'_>) -> Result<()>;
+}

@@ -1,0 +1,66 @@
+//! Scaled dot-product attention in one op.
+
+use super::{Operands, Record, bad, packed_len, reach};
+use crate::error::Result;
+use crate::tensor::DType;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `out = softmax(scale * Q·Kᵀ + mask) · V` for each batch element and head.
+///
+/// Inputs: Q, K, V, mask (`f32`, added; optional). Output. Strides (batch, head, row) are in elements; the elements of a
+/// head are contiguous. The mask has four strides (batch, head, row, column), 0 where it is broadcast. A row whose mask is
+/// minus infinity throughout gives NaN, as the formula does.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs)] // sizes, named by what they measure
+pub struct Attention {
+    pub batch: u32,
+    pub heads: u32,
+    pub rows: u32,
+    pub columns: u32,
+    /// Depth of Q and K.
+    pub depth: u32,
+    /// Width of V and of the output.
+    pub width: u32,
+    pub q: [u32; 3],
+    pub k: [u32; 3],
+    pub v: [u32; 3],
+    pub out: [u32; 3],
+    pub mask: [u32; 4],
+    /// 1: row `i` sees columns `0 ..= i + columns - rows` only.
+    pub causal: u32,
+    pub scale: f32,
+}
+
+/// Rows of scores that are computed at a time.
+pub const BLOCK: u32 = 48;
+
+impl Record for Attention {
+    fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
+        if self.causal > 1 || self.causal == 1 && self.columns < self.rows {
+            return bad("a causal attention has fewer columns than rows");
+        }
+        let axes = |s: [u32; 3], n: u32, d: u32| [(self.batch, s[0]), (self.heads, s[1]), (n, s[2]), (d, 1)];
+        operands.input(0)?.holds(DType::F32, reach(&axes(self.q, self.rows, self.depth))?)?;
+        operands.input(1)?.holds(DType::F32, reach(&axes(self.k, self.columns, self.depth))?)?;
+        operands.input(2)?.holds(DType::F32, reach(&axes(self.v, self.columns, self.width))?)?;
+        if let Some(mask) = operands.optional_input(3) {
+            let [b, h, r, c] = self.mask;
+            mask.holds(DType::F32, reach(&[(self.batch, b), (self.heads, h), (self.rows, r), (self.columns, c)])?)?;
+        }
+        operands.output(0)?.holds(DType::F32, reach(&axes(self.out, self.rows, self.width))?)
+    }
+
+    /// K and V of one head in panels, and a block of scores.
+    fn scratch(&self, _tail: &[u8]) -> u64 {
+        let k = 4 * packed_len(self.depth as u64, self.columns as u64);
+        let v = 4 * packed_len(self.columns as u64, self.width as u64);
+        let scores = 4 * BLOCK.min(self.rows) as u64 * (self.columns as u64).next_multiple_of(16);
+        k.next_multiple_of(64) + v.next_multiple_of(64) + scores.next_multiple_of(64)
+    }
+
+    fn macs(&self) -> u64 {
+        let heads = self.batch as u64 * self.heads as u64;
+        heads.saturating_mul(self.rows as u64 * self.columns as u64).saturating_mul(self.depth as u64 + self.width as u64)
+    }
+}

@@ -1,0 +1,305 @@
+//! What a program is: op records with their attributes, operands, shape rule and cost.
+//!
+//! This is the one vocabulary that [`lower`](crate) writes, `plan` places, `image` stores and `ops` runs; it knows none
+//! of them. A **program** is a list of tensors and a list of ops in the order in which they run. An **op** is a
+//! [kind](OpKind), operands (numbers of tensors, [`NONE`] where an optional one is absent; inputs first, then outputs)
+//! and attributes: a plain record of 32-bit words ([`Gemm`], [`Conv`] …), for some kinds with a tail.
+//!
+//! Records carry their whole geometry in numbers (sizes and strides in elements), so that an evaluator never looks at a
+//! tensor's shape, and so that views, batch axes and layouts cost nothing at run time. Each record can say whether its
+//! operands are large enough for all that it will touch ([`Record::check`]), how much scratch it needs
+//! ([`Record::scratch`]) and how much work it is ([`Record::macs`]). What `check` has passed, an evaluator trusts.
+//!
+//! Rules that hold for all records:
+//! * Element types: unless a record says otherwise, data operands are `f32`.
+//! * Nothing in a record depends on a kernel's row count or on an instruction set.
+//! * A vector load may read up to [`SLACK`] bytes past the end of a tensor; a store never does.
+
+pub mod attention;
+pub mod conv;
+pub mod data;
+pub mod gemm;
+pub mod map;
+pub mod recurrent;
+pub mod reduce;
+pub mod stream;
+
+pub use attention::Attention;
+pub use conv::{Conv, Pool, PoolKind};
+pub use data::{Copy, Extern, Gather};
+pub use gemm::{Epilogue, Gemm, PANEL, packed_len};
+pub use map::{Binary, Domain, Instruction, Map, Unary};
+pub use recurrent::{Gru, Lstm, hidden_padded};
+pub use reduce::{ArgReduce, Norm, Reduce, ReduceKind, Softmax, TopK};
+pub use stream::Window;
+
+use crate::error::{Error, Kind, Result};
+use crate::tensor::DType;
+
+/// The operand number of an optional operand that is absent.
+pub const NONE: u32 = u32::MAX;
+
+/// Bytes that a vector load may read past a tensor's end: one AVX-512 register. Arenas and images end with as much.
+pub const SLACK: usize = 64;
+
+/// The kind of an op. The numbers are those stored in an image and never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum OpKind {
+    /// [`Gemm`]: matrix product with epilogue.
+    Gemm = 1,
+    /// [`Conv`]: convolution, NHWC, any group, with epilogue.
+    Conv = 2,
+    /// [`Conv`] with one input channel per group and as many groups as output channels.
+    Depthwise = 3,
+    /// [`Pool`]: maximum or average over windows.
+    Pool = 4,
+    /// [`Map`]: a small element-wise program.
+    Map = 5,
+    /// [`Copy`](data::Copy): strided copy (transpose, slice, concat, pad, expand).
+    Copy = 6,
+    /// [`Gather`]: rows of a table by index.
+    Gather = 7,
+    /// [`Reduce`].
+    Reduce = 8,
+    /// [`Softmax`], also of logarithms.
+    Softmax = 9,
+    /// [`Norm`]: layer and root-mean-square normalisation.
+    Norm = 10,
+    /// [`Attention`].
+    Attention = 11,
+    /// [`Lstm`]: the recurrent part.
+    Lstm = 12,
+    /// [`Gru`]: the recurrent part.
+    Gru = 13,
+    /// [`ArgReduce`]: arg-max and arg-min.
+    ArgReduce = 14,
+    /// [`TopK`].
+    TopK = 15,
+    /// [`Window`]: the last rows of a stream.
+    Window = 16,
+    /// [`Extern`]: an op that the host resolves.
+    Extern = 17,
+}
+
+impl OpKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [OpKind; 17] = [
+        OpKind::Gemm,
+        OpKind::Conv,
+        OpKind::Depthwise,
+        OpKind::Pool,
+        OpKind::Map,
+        OpKind::Copy,
+        OpKind::Gather,
+        OpKind::Reduce,
+        OpKind::Softmax,
+        OpKind::Norm,
+        OpKind::Attention,
+        OpKind::Lstm,
+        OpKind::Gru,
+        OpKind::ArgReduce,
+        OpKind::TopK,
+        OpKind::Window,
+        OpKind::Extern,
+    ];
+
+    /// The kind with this number, if there is one.
+    pub const fn from_number(number: u16) -> Option<OpKind> {
+        if number >= 1 && number as usize <= Self::ALL.len() { Some(Self::ALL[number as usize - 1]) } else { None }
+    }
+
+    /// The name used in listings (`gemm`, `conv` …).
+    pub const fn name(self) -> &'static str {
+        match self {
+            OpKind::Gemm => "gemm",
+            OpKind::Conv => "conv",
+            OpKind::Depthwise => "depthwise",
+            OpKind::Pool => "pool",
+            OpKind::Map => "map",
+            OpKind::Copy => "copy",
+            OpKind::Gather => "gather",
+            OpKind::Reduce => "reduce",
+            OpKind::Softmax => "softmax",
+            OpKind::Norm => "norm",
+            OpKind::Attention => "attention",
+            OpKind::Lstm => "lstm",
+            OpKind::Gru => "gru",
+            OpKind::ArgReduce => "arg_reduce",
+            OpKind::TopK => "top_k",
+            OpKind::Window => "window",
+            OpKind::Extern => "extern",
+        }
+    }
+}
+
+/// What a record may ask about one operand.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    /// Element type.
+    pub dtype: DType,
+    /// Bytes that the tensor owns.
+    pub bytes: u64,
+}
+
+impl Operand {
+    /// Whether the operand holds `elements` elements of type `dtype`.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`] when it does not.
+    pub fn holds(&self, dtype: DType, elements: u64) -> Result<()> {
+        if self.dtype != dtype {
+            return Err(Error::new(Kind::BadImage, "an operand's element type is not the one its op works on"));
+        }
+        match elements.checked_mul(dtype.size() as u64) {
+            Some(bytes) if bytes <= self.bytes => Ok(()),
+            _ => Err(Error::new(Kind::BadImage, "an op reaches past the end of an operand")),
+        }
+    }
+}
+
+/// The operands of one op, as a record's check sees them.
+pub struct Operands<'a> {
+    /// Inputs; `None` where an optional one is absent.
+    pub inputs: &'a [Option<Operand>],
+    /// Outputs; `None` where an optional one is absent.
+    pub outputs: &'a [Option<Operand>],
+}
+
+impl Operands<'_> {
+    /// The input of this number, which must be there.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`] when it is absent.
+    pub fn input(&self, i: usize) -> Result<Operand> {
+        self.optional_input(i).ok_or(Error::new(Kind::BadImage, "an op lacks an input"))
+    }
+
+    /// The input of this number, if it is there.
+    pub fn optional_input(&self, i: usize) -> Option<Operand> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    /// The output of this number, which must be there.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`] when it is absent.
+    pub fn output(&self, i: usize) -> Result<Operand> {
+        self.optional_output(i).ok_or(Error::new(Kind::BadImage, "an op lacks an output"))
+    }
+
+    /// The output of this number, if it is there.
+    pub fn optional_output(&self, i: usize) -> Option<Operand> {
+        self.outputs.get(i).copied().flatten()
+    }
+}
+
+/// A record of attributes: plain 32-bit words.
+pub trait Record: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLayout + zerocopy::Immutable {
+    /// Checks that every number makes sense and that the operands hold all that the op will touch. `tail` is what
+    /// follows the record in the op's attributes.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`], saying what is wrong.
+    fn check(&self, tail: &[u8], operands: &Operands<'_>) -> Result<()>;
+
+    /// Bytes of scratch memory, aligned to 64 bytes, that any of the kernels needs while the op runs.
+    fn scratch(&self, _tail: &[u8]) -> u64 {
+        0
+    }
+
+    /// Multiply-accumulates of one run.
+    fn macs(&self) -> u64 {
+        0
+    }
+}
+
+/// Calls `$run::<R>` with the record type of a kind: the one place that knows which kind has which record.
+macro_rules! dispatch {
+    ($kind:expr, $run:ident, ($($argument:expr),*)) => {
+        match $kind {
+            OpKind::Gemm => $run::<Gemm>($($argument),*),
+            OpKind::Conv => $run::<Conv>($($argument),*),
+            OpKind::Depthwise => $run::<conv::Depthwise>($($argument),*),
+            OpKind::Pool => $run::<Pool>($($argument),*),
+            OpKind::Map => $run::<Map>($($argument),*),
+            OpKind::Copy => $run::<Copy>($($argument),*),
+            OpKind::Gather => $run::<Gather>($($argument),*),
+            OpKind::Reduce => $run::<Reduce>($($argument),*),
+            OpKind::Softmax => $run::<Softmax>($($argument),*),
+            OpKind::Norm => $run::<Norm>($($argument),*),
+            OpKind::Attention => $run::<Attention>($($argument),*),
+            OpKind::Lstm => $run::<Lstm>($($argument),*),
+            OpKind::Gru => $run::<Gru>($($argument),*),
+            OpKind::ArgReduce => $run::<ArgReduce>($($argument),*),
+            OpKind::TopK => $run::<TopK>($($argument),*),
+            OpKind::Window => $run::<Window>($($argument),*),
+            OpKind::Extern => $run::<Extern>($($argument),*),
+        }
+    };
+}
+/// The shape rule of an op of any kind: see [`Record::check`].
+///
+/// # Errors
+/// [`Kind::BadImage`], saying what is wrong.
+pub fn check(kind: OpKind, attributes: &[u8], operands: &Operands<'_>) -> Result<()> {
+    fn run<R: Record>(attributes: &[u8], operands: &Operands<'_>) -> Result<()> {
+        let (record, tail) = split::<R>(attributes)?;
+        record.check(tail, operands)
+    }
+    dispatch!(kind, run, (attributes, operands))
+}
+
+/// Scratch bytes of an op of any kind: see [`Record::scratch`].
+///
+/// # Errors
+/// [`Kind::BadImage`] when the attributes are too short.
+pub fn scratch(kind: OpKind, attributes: &[u8]) -> Result<u64> {
+    fn run<R: Record>(attributes: &[u8]) -> Result<u64> {
+        let (record, tail) = split::<R>(attributes)?;
+        Ok(record.scratch(tail))
+    }
+    dispatch!(kind, run, (attributes))
+}
+
+/// Multiply-accumulates of an op of any kind: see [`Record::macs`].
+///
+/// # Errors
+/// [`Kind::BadImage`] when the attributes are too short.
+pub fn macs(kind: OpKind, attributes: &[u8]) -> Result<u64> {
+    fn run<R: Record>(attributes: &[u8]) -> Result<u64> {
+        Ok(split::<R>(attributes)?.0.macs())
+    }
+    dispatch!(kind, run, (attributes))
+}
+
+/// An op's record and the tail behind it.
+///
+/// # Errors
+/// [`Kind::BadImage`] when the attributes are too short or not aligned to 4 bytes.
+pub fn split<R: Record>(attributes: &[u8]) -> Result<(&R, &[u8])> {
+    R::ref_from_prefix(attributes).map_err(|_| Error::new(Kind::BadImage, "an op's attributes are too short"))
+}
+
+/// The number of elements that strided accesses reach: one past the largest `sum((size - 1) * stride)`, 0 if any size is
+/// 0; `None` on overflow or a negative stride (records that allow those check on their own).
+pub(crate) fn extent(axes: &[(u32, u32)]) -> Option<u64> {
+    let mut last = 0u64;
+    for &(size, stride) in axes {
+        if size == 0 {
+            return Some(0);
+        }
+        last = last.checked_add((size as u64 - 1).checked_mul(stride as u64)?)?;
+    }
+    last.checked_add(1)
+}
+
+/// Shorthand for a failed check.
+pub(crate) const fn bad<T>(what: &'static str) -> Result<T> {
+    Err(Error::new(Kind::BadImage, what))
+}
+
+/// [`extent`], where an overflow is an error.
+pub(crate) fn reach(axes: &[(u32, u32)]) -> Result<u64> {
+    extent(axes).ok_or(Error::new(Kind::BadImage, "an op's strides overflow"))
+}

@@ -1,0 +1,127 @@
+//! Recurrent cells: the part that depends on the previous step. The product with the input, over all steps at once, is a
+//! [`Gemm`](super::Gemm) before it.
+
+use super::{Operands, Record, bad, reach};
+use crate::error::Result;
+use crate::tensor::DType;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Hidden units, rounded up to a whole panel of 16.
+pub const fn hidden_padded(hidden: u32) -> u32 {
+    hidden.div_ceil(16) * 16
+}
+
+/// The steps of one direction of an LSTM.
+///
+/// Gates are interleaved by panels: a row of pre-activations is `[ceil(hidden / 16)][gate][16]` with the gates in ONNX's
+/// order i, o, f, c, so that one tile of four panels yields all gates of 16 units. R, the recurrent weights, has depth
+/// `hidden` and these `4 * hidden_padded` columns, packed as [`packed_len`](super::packed_len) says.
+///
+/// Inputs: pre-activations X·W + b (`f32`, row of (step, batch) at `step * pre_step + batch * pre_batch`); R; h0
+/// `[batch][hidden]` (optional: zeros); c0 (likewise); peepholes `[3][hidden]` in the order i, o, f (optional).
+/// Outputs: Y (row of (step, batch) at `step * y_step + batch * y_batch`; optional); last h `[batch][hidden]`; last c.
+/// The last two may share their memory with h0 and c0. With `reverse` = 1 the steps are taken from the last to the first.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs)] // sizes, named by what they measure
+pub struct Lstm {
+    pub steps: u32,
+    pub batch: u32,
+    pub hidden: u32,
+    pub reverse: u32,
+    pub pre_step: u32,
+    pub pre_batch: u32,
+    pub y_step: u32,
+    pub y_batch: u32,
+    /// Pre-activations are clipped to `-clip..clip`; 0: not.
+    pub clip: f32,
+    /// 1: the forget gate is 1 - input gate.
+    pub coupled: u32,
+    /// [`Unary`](super::Unary) functions f (gates), g (cell), h (output).
+    pub activations: [u32; 3],
+    /// Parameters of each.
+    pub p: [[f32; 2]; 3],
+}
+
+impl Record for Lstm {
+    fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
+        if self.hidden == 0 || self.hidden > 1 << 16 || self.activations.iter().any(|&a| super::Unary::from_number(a).is_none()) {
+            return bad("an lstm has an impossible size or an unknown activation");
+        }
+        let gates = 4 * hidden_padded(self.hidden);
+        let (state, h) = (self.batch as u64 * self.hidden as u64, self.hidden);
+        operands.input(0)?.holds(DType::F32, reach(&[(self.steps, self.pre_step), (self.batch, self.pre_batch), (gates, 1)])?)?;
+        operands.input(1)?.holds(DType::F32, super::packed_len(h as u64, gates as u64))?;
+        for i in 2..4 {
+            operands.optional_input(i).map_or(Ok(()), |o| o.holds(DType::F32, state))?;
+        }
+        operands.optional_input(4).map_or(Ok(()), |o| o.holds(DType::F32, 3 * h as u64))?;
+        let y = reach(&[(self.steps, self.y_step), (self.batch, self.y_batch), (h, 1)])?;
+        operands.optional_output(0).map_or(Ok(()), |o| o.holds(DType::F32, y))?;
+        operands.output(1)?.holds(DType::F32, state)?;
+        operands.output(2)?.holds(DType::F32, state)
+    }
+
+    /// A row of gates and a row of state per batch element.
+    fn scratch(&self, _tail: &[u8]) -> u64 {
+        let h = hidden_padded(self.hidden) as u64;
+        4 * (4 * h + 2 * h * self.batch as u64)
+    }
+
+    fn macs(&self) -> u64 {
+        4 * self.steps as u64 * self.batch as u64 * self.hidden as u64 * self.hidden as u64
+    }
+}
+
+/// The steps of one direction of a GRU; gates z, r, h, laid out as in [`Lstm`], with three panels to a block.
+///
+/// Inputs: pre-activations; R; h0 (optional); recurrent bias of the hidden gate `[hidden]` (optional; only with
+/// `linear_before_reset`, else it is part of the pre-activations). Outputs: Y (optional); last h.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs)] // sizes, named by what they measure
+pub struct Gru {
+    pub steps: u32,
+    pub batch: u32,
+    pub hidden: u32,
+    pub reverse: u32,
+    pub pre_step: u32,
+    pub pre_batch: u32,
+    pub y_step: u32,
+    pub y_batch: u32,
+    /// Pre-activations are clipped to `-clip..clip`; 0: not.
+    pub clip: f32,
+    /// 1: the reset gate applies after the recurrent product, else before it.
+    pub linear_before_reset: u32,
+    /// [`Unary`](super::Unary) functions f (gates), g (hidden).
+    pub activations: [u32; 2],
+    /// Parameters of each.
+    pub p: [[f32; 2]; 2],
+}
+
+impl Record for Gru {
+    fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
+        if self.hidden == 0 || self.hidden > 1 << 16 || self.activations.iter().any(|&a| super::Unary::from_number(a).is_none()) {
+            return bad("a gru has an impossible size or an unknown activation");
+        }
+        let gates = 3 * hidden_padded(self.hidden);
+        let (state, h) = (self.batch as u64 * self.hidden as u64, self.hidden);
+        operands.input(0)?.holds(DType::F32, reach(&[(self.steps, self.pre_step), (self.batch, self.pre_batch), (gates, 1)])?)?;
+        operands.input(1)?.holds(DType::F32, super::packed_len(h as u64, gates as u64))?;
+        operands.optional_input(2).map_or(Ok(()), |o| o.holds(DType::F32, state))?;
+        operands.optional_input(3).map_or(Ok(()), |o| o.holds(DType::F32, h as u64))?;
+        let y = reach(&[(self.steps, self.y_step), (self.batch, self.y_batch), (h, 1)])?;
+        operands.optional_output(0).map_or(Ok(()), |o| o.holds(DType::F32, y))?;
+        operands.output(1)?.holds(DType::F32, state)
+    }
+
+    /// Rows of gates and of state.
+    fn scratch(&self, _tail: &[u8]) -> u64 {
+        let h = hidden_padded(self.hidden) as u64;
+        4 * (4 * h + 2 * h * self.batch as u64)
+    }
+
+    fn macs(&self) -> u64 {
+        3 * self.steps as u64 * self.batch as u64 * self.hidden as u64 * self.hidden as u64
+    }
+}

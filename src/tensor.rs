@@ -1,0 +1,170 @@
+//! Element types, shapes and views: the words that every other module speaks.
+
+use core::fmt;
+use core::ops::Deref;
+
+/// The largest number of axes a tensor may have.
+pub const MAX_RANK: usize = 8;
+
+/// The type of a tensor's elements. The numbers are those stored in an image and never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs)] // the names say it
+pub enum DType {
+    F32 = 1,
+    F64 = 2,
+    F16 = 3,
+    BF16 = 4,
+    I8 = 5,
+    I16 = 6,
+    I32 = 7,
+    I64 = 8,
+    U8 = 9,
+    U16 = 10,
+    U32 = 11,
+    U64 = 12,
+    Bool = 13,
+}
+
+impl DType {
+    /// All element types, in the order of their numbers.
+    pub const ALL: [DType; 13] = [
+        DType::F32,
+        DType::F64,
+        DType::F16,
+        DType::BF16,
+        DType::I8,
+        DType::I16,
+        DType::I32,
+        DType::I64,
+        DType::U8,
+        DType::U16,
+        DType::U32,
+        DType::U64,
+        DType::Bool,
+    ];
+
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::I8 | DType::U8 | DType::Bool => 1,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F64 | DType::I64 | DType::U64 => 8,
+        }
+    }
+
+    /// The type with this number, if there is one.
+    pub const fn from_number(number: u8) -> Option<DType> {
+        if number >= 1 && number <= 13 { Some(Self::ALL[number as usize - 1]) } else { None }
+    }
+
+    /// The name that numpy gives the type (`float32`, `int64`, `bool` …).
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "float32",
+            DType::F64 => "float64",
+            DType::F16 => "float16",
+            DType::BF16 => "bfloat16",
+            DType::I8 => "int8",
+            DType::I16 => "int16",
+            DType::I32 => "int32",
+            DType::I64 => "int64",
+            DType::U8 => "uint8",
+            DType::U16 => "uint16",
+            DType::U32 => "uint32",
+            DType::U64 => "uint64",
+            DType::Bool => "bool",
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The length of each axis, outermost first; no axis for a scalar.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape(heapless::Vec<u32, MAX_RANK>);
+
+impl Shape {
+    /// A shape of these axes; `None` for more than [`MAX_RANK`] of them.
+    pub fn new(dims: &[u32]) -> Option<Shape> {
+        heapless::Vec::from_slice(dims).ok().map(Shape)
+    }
+
+    /// Number of elements; `None` where it does not fit into a `usize`.
+    pub fn elements(&self) -> Option<usize> {
+        self.0.iter().try_fold(1usize, |n, &d| n.checked_mul(d as usize))
+    }
+}
+
+impl Deref for Shape {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Shape {
+    /// As in ONNX tools: `1x3x224x224`; `scalar` without axes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("scalar");
+        }
+        for (i, d) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("x")?;
+            }
+            write!(f, "{d}")?;
+        }
+        Ok(())
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A Rust type that can be a tensor's element.
+pub trait Element:
+    Copy + Default + sealed::Sealed + zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + 'static
+{
+    /// The element type it stands for.
+    const DTYPE: DType;
+}
+
+macro_rules! element {
+    ($($rust:ty => $dtype:ident),*) => {$(
+        impl sealed::Sealed for $rust {}
+        impl Element for $rust { const DTYPE: DType = DType::$dtype; }
+    )*};
+}
+element!(f32 => F32, f64 => F64, i8 => I8, i16 => I16, i32 => I32, i64 => I64, u8 => U8, u16 => U16, u32 => U32, u64 => U64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_types_are_stable() {
+        for (i, d) in DType::ALL.iter().enumerate() {
+            assert_eq!(*d as usize, i + 1);
+            assert_eq!(DType::from_number(*d as u8), Some(*d));
+        }
+        assert_eq!(DType::from_number(0), None);
+        assert_eq!(DType::from_number(14), None);
+    }
+
+    #[test]
+    fn shapes_count_and_print() {
+        let s = Shape::new(&[1, 3, 224, 224]).unwrap();
+        assert_eq!(s.elements(), Some(150_528));
+        assert_eq!(s.to_string(), "1x3x224x224");
+        assert_eq!(Shape::new(&[]).unwrap().elements(), Some(1));
+        assert!(Shape::new(&[1; 9]).is_none());
+        assert_eq!(Shape::new(&[u32::MAX; 8]).unwrap().elements(), None);
+    }
+}
