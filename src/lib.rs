@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod error;
 pub mod exec;
+pub mod frontend;
 pub mod image;
 pub mod kernels;
 pub mod ops;
