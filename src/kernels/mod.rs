@@ -10,6 +10,7 @@
 //! kernel asserts, once and before its loops, that its spans are as long as its sizes say.
 
 pub mod isa;
+pub mod math;
 pub mod portable;
 pub mod simd;
 pub mod span;
@@ -19,3 +20,21 @@ pub mod x86_64;
 pub use isa::{Backend, Isa, Kernel};
 pub use simd::F32s;
 pub use span::{Dst, Src};
+
+/// Calls a test that is generic over its [`Backend`] on each that this CPU has: `on_each_backend!(test(arguments))`.
+#[cfg(test)]
+macro_rules! on_each_backend {
+    ($test:ident($($argument:expr),*)) => {{
+        $test::<$crate::kernels::portable::Scalar>($($argument),*);
+        $test::<$crate::kernels::portable::Portable16>($($argument),*);
+        #[cfg(target_arch = "x86_64")]
+        if $crate::kernels::Isa::Avx2.available() {
+            $test::<$crate::kernels::x86_64::avx2::Avx2>($($argument),*);
+        }
+        if !$crate::kernels::Isa::Avx2.available() {
+            println!("skipped: no avx2");
+        }
+    }};
+}
+#[cfg(test)]
+pub(crate) use on_each_backend;
