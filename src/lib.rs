@@ -4,6 +4,7 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+pub mod aligned;
 pub mod error;
 pub mod exec;
 pub mod frontend;
@@ -12,6 +13,11 @@ pub mod kernels;
 pub mod ops;
 pub mod program;
 pub mod tensor;
+
+pub use aligned::Aligned;
+pub use error::{Error, Kind};
+pub use exec::Session;
+pub use image::Image;
 
 #[cfg(feature = "alloc")]
 pub mod plan;

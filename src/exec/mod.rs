@@ -1,5 +1,16 @@
 //! Running a checked image: the session, its arena, the loop over ops.
 //!
-//! draft: session, arena, run loop go into this folder.
+//! A [`Session`] binds a program of an [`Image`](crate::Image) to an arena that the caller owns and to an op set; all that could fail for
+//! reasons of set-up fails when it is made. A run is a loop over op records: each is read where it stands in the image,
+//! its evaluator is one array access away, and its operands are offsets into arena and weights. Nothing allocates.
+//!
+//! Position and inputs' state are part of the session, so a run may be cut between ops and go on later.
 
 pub mod context;
+#[cfg(feature = "alloc")]
+pub mod owned;
+mod session;
+
+#[cfg(feature = "alloc")]
+pub use owned::OwnedSession;
+pub use session::{Host, Key, Session};

@@ -124,7 +124,7 @@ pub struct Entry {
 }
 
 /// Evaluates extern ops: the host's part.
-pub trait Externs {
+pub trait Externs: Send + Sync {
     /// Evaluates the op of this [`Extern::index`](crate::program::Extern).
     ///
     /// # Errors

@@ -1,0 +1,82 @@
+//! Memory that starts at a multiple of 64: what an image or an arena lies in.
+
+/// A value at a multiple of 64 bytes: for an image that is linked into a program, or for an arena of a fixed size.
+///
+/// ```
+/// static ARENA: kiln::Aligned<[u8; 128]> = kiln::Aligned([0; 128]);
+/// assert_eq!(ARENA.0.as_ptr() as usize % 64, 0);
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Aligned<T: ?Sized>(pub T);
+
+#[cfg(feature = "alloc")]
+pub use owned::AlignedBytes;
+
+#[cfg(feature = "alloc")]
+mod owned {
+    use alloc::vec::Vec;
+    use core::ops::{Deref, DerefMut};
+
+    /// Zeroed bytes on the heap whose start is a multiple of a power of two.
+    ///
+    /// A plain zeroed `Vec` with room to move the start: unlike an allocation with a large alignment it comes as untouched
+    /// pages of the system, so that a large image becomes resident only as it is written.
+    #[derive(Debug)]
+    pub struct AlignedBytes {
+        memory: Vec<u8>,
+        start: usize,
+        len: usize,
+    }
+
+    impl AlignedBytes {
+        /// `len` zero bytes, aligned to `alignment`.
+        ///
+        /// # Panics
+        /// If `alignment` is not a power of two, or memory is short.
+        pub fn zeroed(len: usize, alignment: usize) -> AlignedBytes {
+            assert!(alignment.is_power_of_two());
+            let memory = alloc::vec![0u8; len + alignment - 1];
+            let start = memory.as_ptr().align_offset(alignment);
+            AlignedBytes { memory, start, len }
+        }
+
+        /// A copy of `bytes`, aligned to `alignment`.
+        ///
+        /// # Panics
+        /// As [`AlignedBytes::zeroed`].
+        pub fn copy_of(bytes: &[u8], alignment: usize) -> AlignedBytes {
+            let mut copy = AlignedBytes::zeroed(bytes.len(), alignment);
+            copy.copy_from_slice(bytes);
+            copy
+        }
+    }
+
+    impl Deref for AlignedBytes {
+        type Target = [u8];
+        fn deref(&self) -> &[u8] {
+            &self.memory[self.start..self.start + self.len]
+        }
+    }
+
+    impl DerefMut for AlignedBytes {
+        fn deref_mut(&mut self) -> &mut [u8] {
+            &mut self.memory[self.start..self.start + self.len]
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn starts_where_it_should() {
+            for alignment in [1, 8, 64, 4096] {
+                for len in [0, 1, 100] {
+                    let bytes = AlignedBytes::zeroed(len, alignment);
+                    assert_eq!((bytes.as_ptr() as usize % alignment, bytes.len()), (0, len));
+                }
+            }
+        }
+    }
+}

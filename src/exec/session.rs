@@ -1,0 +1,321 @@
+//! A program bound to its memory.
+#![allow(unsafe_code)]
+
+use super::context::Context;
+use crate::error::{Error, Kind, Result, Where};
+use crate::image::layout::{MAX_INPUTS, Place, TensorRecord};
+use crate::image::{Image, Ops, Program};
+use crate::ops::{Entry, Eval, Externs, Op};
+use crate::program::{OpKind, SLACK};
+use crate::tensor::{DType, Element};
+use core::marker::PhantomData;
+
+/// What a host may add to a session.
+#[derive(Clone, Copy, Default)]
+pub struct Host<'a> {
+    /// Evaluates extern ops. Without it an image that has one is refused.
+    pub externs: Option<&'a dyn Externs>,
+    /// Weights that were derived for single ops, by their number; empty, or one entry per op.
+    pub derived: &'a [Option<&'a [f32]>],
+}
+
+/// How an input or output is named: by its name or its position.
+pub trait Key: Copy {
+    /// The position among these tensors.
+    fn find(self, program: &Program<'_>, numbers: &[u32]) -> Option<usize>;
+}
+
+impl Key for usize {
+    fn find(self, _: &Program<'_>, numbers: &[u32]) -> Option<usize> {
+        (self < numbers.len()).then_some(self)
+    }
+}
+
+impl Key for &str {
+    fn find(self, program: &Program<'_>, numbers: &[u32]) -> Option<usize> {
+        numbers.iter().position(|&t| program.tensor(t).name() == self)
+    }
+}
+
+/// A program of an image, an arena, an op set: ready to run.
+///
+/// Write every input, [`run`](Session::run), read outputs. A run consumes its inputs (their memory is used again), so each
+/// is written before every run; outputs stay until an input is next written.
+pub struct Session<'a> {
+    program: Program<'a>,
+    arena: *mut u8,
+    /// By the kind's number minus 1.
+    evaluators: [Eval; OpKind::ALL.len()],
+    host: Host<'a>,
+    /// Scratch memory beside the arena's, if the host gave some.
+    scratch: Option<(*mut u8, usize)>,
+    /// Which inputs have been written since the last run, a bit each.
+    written: [u32; MAX_INPUTS / 32],
+    /// Whether outputs are there.
+    done: bool,
+    /// Ops of this run that have been evaluated, and those that have not.
+    next: u32,
+    rest: Ops<'a>,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: the pointers stand for `&mut [u8]`s that the session has exclusively; all else in it is Send.
+unsafe impl Send for Session<'_> {}
+
+fn missing(_: &Context<'_>, _: &Op<'_>) -> Result<()> {
+    Err(Error::new(Kind::MissingOp, "the op set lacks an op of the program"))
+}
+
+impl<'a> Session<'a> {
+    /// A session of the image's first program; its state is zero.
+    ///
+    /// `set` must hold all kinds of ops that the program has ([`Program::ops`]): a host takes [`ops::set`](crate::ops::set).
+    /// `arena` must have [`Program::arena_bytes`] bytes or more, from a multiple of [`Program::alignment`] on.
+    ///
+    /// # Errors
+    /// [`Kind::ArenaTooSmall`], [`Kind::Alignment`], [`Kind::MissingOp`]; [`Kind::Extern`] for an image that needs a host.
+    pub fn new(image: &Image<'a>, set: &[Entry], arena: &'a mut [u8]) -> Result<Session<'a>> {
+        Self::of(image.main(), set, arena, Host::default())
+    }
+
+    /// A session of any program, with what a host adds.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn of(program: Program<'a>, set: &[Entry], arena: &'a mut [u8], host: Host<'a>) -> Result<Session<'a>> {
+        if arena.len() < program.arena_bytes() {
+            return Err(Error::new(Kind::ArenaTooSmall, "the arena is smaller than the program's arena bytes"));
+        }
+        if !(arena.as_ptr() as usize).is_multiple_of(program.alignment()) {
+            return Err(Error::new(Kind::Alignment, "the arena does not lie in memory as aligned as the image asks"));
+        }
+        let mut evaluators: [Eval; OpKind::ALL.len()] = [missing; OpKind::ALL.len()];
+        let mut known = [false; OpKind::ALL.len()];
+        for entry in set {
+            evaluators[entry.kind as usize - 1] = entry.eval;
+            known[entry.kind as usize - 1] = true;
+        }
+        for (i, op) in program.ops().enumerate() {
+            if !known[op.kind as usize - 1] {
+                return missing_at(i);
+            }
+            if op.kind == OpKind::Extern && host.externs.is_none() {
+                let error = Error::new(Kind::Extern, "the program has an op that only a host with its ONNX file can evaluate");
+                return Err(error.at(Where::Op(i as u32)));
+            }
+        }
+        let state = program.state_bytes();
+        arena[..state].fill(0);
+        Ok(Session {
+            program,
+            arena: arena.as_mut_ptr(),
+            evaluators,
+            host,
+            scratch: None,
+            written: [0; MAX_INPUTS / 32],
+            done: false,
+            next: 0,
+            rest: program.ops(),
+            memory: PhantomData,
+        })
+    }
+
+    /// Gives ops scratch memory beside the arena's, for kernels that use more when there is more. It must be aligned to 64
+    /// bytes; where an op asks for more than it has, the arena's is used.
+    ///
+    /// # Errors
+    /// [`Kind::Alignment`].
+    pub fn with_scratch(mut self, scratch: &'a mut [u8]) -> Result<Session<'a>> {
+        if !(scratch.as_ptr() as usize).is_multiple_of(SLACK) {
+            return Err(Error::new(Kind::Alignment, "scratch memory does not start at a multiple of 64"));
+        }
+        self.scratch = Some((scratch.as_mut_ptr(), scratch.len()));
+        Ok(self)
+    }
+
+    /// Its program.
+    pub fn program(&self) -> &Program<'a> {
+        &self.program
+    }
+
+    /// The input of this name or position, to write into; counts as written from then on.
+    ///
+    /// Booleans are `u8`, 0 or 1.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::DType`].
+    pub fn input<T: Element>(&mut self, key: impl Key) -> Result<&mut [T]> {
+        let (i, t) = self.find_input(key)?;
+        same_type::<T>(t)?;
+        let pointer = self.write(i, t);
+        // SAFETY: a checked tensor of the arena: inside, aligned for its type and initialised; any bits are a `T`.
+        Ok(unsafe { core::slice::from_raw_parts_mut(pointer.cast(), t.elements()) })
+    }
+
+    /// As [`Session::input`], as bytes, whatever the element type is.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub fn input_bytes(&mut self, key: impl Key) -> Result<&mut [u8]> {
+        let (i, t) = self.find_input(key)?;
+        let pointer = self.write(i, t);
+        // SAFETY: as in `input`.
+        Ok(unsafe { core::slice::from_raw_parts_mut(pointer, t.elements() * t.dtype().size()) })
+    }
+
+    fn find_input(&self, key: impl Key) -> Result<(usize, &'a TensorRecord)> {
+        let numbers = self.program.input_numbers();
+        let found = key.find(&self.program, numbers);
+        let i = found.ok_or(Error::new(Kind::NotFound, "the program has no such input"))?;
+        Ok((i, &self.program.tensors()[numbers[i] as usize]))
+    }
+
+    fn write(&mut self, i: usize, t: &TensorRecord) -> *mut u8 {
+        if self.next > 0 {
+            // The run that is given up has consumed the other inputs, or part of them.
+            self.end();
+        }
+        self.written[i / 32] |= 1 << (i % 32);
+        self.done = false;
+        // SAFETY: a checked tensor lies inside the arena.
+        unsafe { self.arena.add(t.offset as usize) }
+    }
+
+    /// The output of this name or position.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::DType`]; [`Kind::InputMissing`] when no run has been made since an input was written.
+    pub fn output<T: Element>(&self, key: impl Key) -> Result<&[T]> {
+        let t = self.find_output(key)?;
+        same_type::<T>(t)?;
+        // SAFETY: a checked tensor: inside its memory, aligned for its type and initialised; any bits are a `T`.
+        Ok(unsafe { core::slice::from_raw_parts(self.address(t).cast(), t.elements()) })
+    }
+
+    /// As [`Session::output`], as bytes.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::InputMissing`].
+    pub fn output_bytes(&self, key: impl Key) -> Result<&[u8]> {
+        let t = self.find_output(key)?;
+        // SAFETY: as in `output`.
+        Ok(unsafe { core::slice::from_raw_parts(self.address(t), t.elements() * t.dtype().size()) })
+    }
+
+    fn find_output(&self, key: impl Key) -> Result<&'a TensorRecord> {
+        let numbers = self.program.output_numbers();
+        let found = key.find(&self.program, numbers);
+        let i = found.ok_or(Error::new(Kind::NotFound, "the program has no such output"))?;
+        if !self.done {
+            return Err(Error::new(Kind::InputMissing, "outputs are there after a run and before an input is written again"));
+        }
+        Ok(&self.program.tensors()[numbers[i] as usize])
+    }
+
+    fn address(&self, t: &TensorRecord) -> *const u8 {
+        let weights = t.place == Place::Weights as u8;
+        let base = if weights { self.program.weights().as_ptr() } else { self.arena.cast_const() };
+        // SAFETY: a checked tensor lies inside the weights or the arena.
+        unsafe { base.add(t.offset as usize) }
+    }
+
+    /// Runs the program, or the rest of it if [`run_ops`](Session::run_ops) has begun.
+    ///
+    /// # Errors
+    /// [`Kind::InputMissing`] when an input has not been written since the last run; what an op meets ([`Kind::Value`],
+    /// [`Kind::Extern`]), with its number. The run is then over; inputs have to be written again.
+    pub fn run(&mut self) -> Result<()> {
+        self.run_ops(u32::MAX).map(|_| ())
+    }
+
+    /// Runs up to `ops` ops and says whether the run is complete. The next call goes on where this one stopped; writing an
+    /// input starts afresh.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_ops(&mut self, ops: u32) -> Result<bool> {
+        if self.next == 0 {
+            self.begin()?;
+        }
+        for _ in 0..ops {
+            let Some(op) = self.rest.next() else { break };
+            let (index, scratch) = (self.next, op.scratch);
+            self.next += 1;
+            let op = Op { kind: op.kind, index, inputs: op.inputs, outputs: op.outputs, attributes: op.attributes };
+            if let Err(error) = self.evaluate(&op, scratch) {
+                self.end();
+                return Err(error.at(Where::Op(index)));
+            }
+        }
+        self.done = self.rest.rest().is_empty();
+        if self.done {
+            self.end();
+        }
+        Ok(self.done)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        for (i, &number) in self.program.input_numbers().iter().enumerate() {
+            if self.written[i / 32] & 1 << (i % 32) == 0 {
+                let error = Error::new(Kind::InputMissing, "an input has not been written since the last run");
+                return Err(error.at(Where::Tensor(number)));
+            }
+        }
+        self.done = false;
+        self.rest = self.program.ops();
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.written = [0; MAX_INPUTS / 32];
+        self.next = 0;
+        self.rest = self.program.ops();
+    }
+
+    #[inline]
+    fn evaluate(&mut self, op: &Op<'_>, scratch_at: u32) -> Result<()> {
+        let arena_bytes = self.program.arena_bytes();
+        let needed = crate::program::scratch(op.kind, op.attributes)? as usize;
+        let (scratch, len) = match self.scratch {
+            Some((scratch, len)) if len >= needed => (scratch, len),
+            // SAFETY: a checked op's scratch memory lies inside the arena.
+            _ => (unsafe { self.arena.add(scratch_at as usize) }, needed.min(arena_bytes)),
+        };
+        // SAFETY: the program has been checked, and the arena is as large and as aligned as it asks (`of`). Scratch is the
+        // host's own, or the part of the arena that the check has found to overlap none of the op's operands.
+        let context = unsafe {
+            Context::new(
+                self.program.tensors(),
+                self.program.weights().as_ptr(),
+                self.arena,
+                scratch,
+                len,
+                self.host.derived,
+                self.host.externs,
+            )
+        };
+        let eval = self.evaluators[op.kind as usize - 1];
+        eval(&context, op)
+    }
+
+    /// Forgets a run that has begun and sets the state to zero: the start of a new stream.
+    pub fn reset(&mut self) {
+        self.end();
+        self.done = false;
+        // SAFETY: the state lies at the arena's start, by the check.
+        unsafe { self.arena.write_bytes(0, self.program.state_bytes()) }
+    }
+}
+
+#[cold]
+fn missing_at<T>(op: usize) -> Result<T> {
+    Err(Error::new(Kind::MissingOp, "the op set lacks an op of the program").at(Where::Op(op as u32)))
+}
+
+fn same_type<T: Element>(t: &TensorRecord) -> Result<()> {
+    let (want, is) = (T::DTYPE, t.dtype());
+    if want == is || (want == DType::U8 && is == DType::Bool) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::DType, "the tensor has another element type than the call says"))
+}

@@ -1,0 +1,236 @@
+//! The check of an image: what it has passed, the executor trusts.
+//!
+//! First the sections (each right behind the one before, so none overlap and no byte is unaccounted for), then, per
+//! program, tensors, lists and ops. In particular:
+//! * every tensor lies inside the weights or the arena, aligned for its type and with slack behind, and holds its elements;
+//! * state lies in the arena's first bytes and nothing else does;
+//! * inputs, and every op's outputs, are in the arena;
+//! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
+//! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands.
+
+use super::layout::*;
+use super::{Image, Ops, string};
+use crate::error::{Error, Kind, Result, Where};
+use crate::program::{self, NONE, Operand, Operands, SLACK};
+use crate::tensor::{DType, MAX_RANK};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+const fn bad<T>(what: &'static str) -> Result<T> {
+    Err(Error::new(Kind::BadImage, what))
+}
+
+fn bad_at<T>(at: usize, what: &'static str) -> Result<T> {
+    Err(Error::new(Kind::BadImage, what).at(Where::Offset(at as u32)))
+}
+
+impl<'a> Image<'a> {
+    /// Header and sections.
+    pub(super) fn sections(bytes: &'a [u8]) -> Result<Image<'a>> {
+        if bytes.len() < MAGIC.len() || bytes[..MAGIC.len()] != MAGIC {
+            return bad("this is not a kiln image");
+        }
+        if !(bytes.as_ptr() as usize).is_multiple_of(MIN_ALIGNMENT as usize) {
+            return Err(Error::new(Kind::Alignment, "the image does not start at a multiple of 8 in memory"));
+        }
+        let Ok((header, _)) = Header::ref_from_prefix(bytes) else {
+            return bad("the image is cut short");
+        };
+        if header.version != VERSION {
+            return Err(Error::new(
+                Kind::Version,
+                "the image is of a version that this build does not read: compile the model again",
+            ));
+        }
+        if header.length as usize != bytes.len() {
+            return bad("the image is cut short, or something follows it");
+        }
+        if !header.alignment.is_power_of_two() || !(MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&header.alignment) {
+            return bad("the image's alignment is not a power of two from 8 to 4096");
+        }
+        if header.reserved != 0 {
+            return bad("a reserved field is not zero");
+        }
+        if !(bytes.as_ptr() as usize).is_multiple_of(header.alignment as usize) {
+            return Err(Error::new(Kind::Alignment, "the image does not lie in memory as aligned as it asks"));
+        }
+        let mut at = size_of::<Header>();
+        let mut parts: [&'a [u8]; SECTIONS] = [&[]; SECTIONS];
+        for (i, section) in header.sections.iter().enumerate() {
+            if i == SECTIONS - 1 {
+                at = at.next_multiple_of(header.alignment as usize);
+            }
+            let part = at.checked_add(section.bytes as usize).and_then(|end| bytes.get(at..end));
+            match part {
+                Some(part) if section.offset as usize == at && part.len().is_multiple_of(4) => parts[i] = part,
+                _ => return bad("a section of the image does not lie where it should"),
+            }
+            at += section.bytes as usize;
+        }
+        if at != bytes.len() {
+            return bad("the image's sections do not fill it");
+        }
+        Ok(Image {
+            header,
+            programs: table(parts[0])?,
+            tensors: table(parts[1])?,
+            lists: table(parts[2])?,
+            ops: parts[3],
+            metadata: table(parts[4])?,
+            strings: parts[5],
+            weights: parts[6],
+        })
+    }
+}
+
+fn table<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Result<&[T]> {
+    <[T]>::ref_from_bytes(bytes).or(bad("a table of the image is cut short"))
+}
+
+/// All that the sections hold.
+pub(super) fn programs(image: &Image<'_>) -> Result<()> {
+    let text = |offset: u32, what| match string(image.strings, offset) {
+        Some(_) if offset.is_multiple_of(4) => Ok(()),
+        _ => bad(what),
+    };
+    for &[key, value] in image.metadata {
+        text(key, "a metadata key is not a string")?;
+        text(value, "a metadata value is not a string")?;
+    }
+    if image.programs.is_empty() {
+        return bad("the image has no program");
+    }
+    if image.weights.len() < SLACK {
+        return bad("the image's weights lack the bytes behind them");
+    }
+    for record in image.programs {
+        text(record.name, "a program's name is not a string")?;
+        program(image, record)?;
+    }
+    Ok(())
+}
+
+fn part<T>(all: &[T], from: u32, n: u32) -> Option<&[T]> {
+    all.get(from as usize..(from as usize).checked_add(n as usize)?)
+}
+
+fn program(image: &Image<'_>, record: &ProgramRecord) -> Result<()> {
+    let Some(tensors) = part(image.tensors, record.first_tensor, record.tensors) else {
+        return bad("a program's tensors are not in the table");
+    };
+    let lists = record.inputs.checked_add(record.outputs).and_then(|n| part(image.lists, record.lists, n));
+    let Some(lists) = lists else {
+        return bad("a program's inputs and outputs are not in the lists");
+    };
+    let Some(ops) = part(image.ops, record.ops_offset, record.ops_bytes) else {
+        return bad("a program's ops are not in their section");
+    };
+    if record.inputs as usize > MAX_INPUTS {
+        return bad("a program has too many inputs");
+    }
+    if (record.arena_bytes as usize) < SLACK || record.state_bytes as usize > record.arena_bytes as usize - SLACK {
+        return bad("an arena has no room for its state and slack");
+    }
+    for (i, t) in tensors.iter().enumerate() {
+        tensor(image, record, t).map_err(|e| e.at(Where::Tensor(i as u32)))?;
+    }
+    for (i, &number) in lists.iter().enumerate() {
+        let Some(t) = tensors.get(number as usize) else {
+            return bad("a program's input or output is none of its tensors");
+        };
+        if t.name == NONE {
+            return Err(Error::new(Kind::BadImage, "an input or output has no name").at(Where::Tensor(number)));
+        }
+        if i < record.inputs as usize && t.place != Place::Arena as u8 {
+            return Err(Error::new(Kind::BadImage, "an input lies in the weights").at(Where::Tensor(number)));
+        }
+    }
+    let mut rest = Ops::of(ops);
+    for i in 0..record.ops {
+        op(record, tensors, image.header.alignment, &mut rest).map_err(|e| e.at(Where::Op(i)))?;
+    }
+    if !rest.rest().is_empty() {
+        return bad_at(image.header.sections[3].offset as usize, "bytes follow a program's last op");
+    }
+    Ok(())
+}
+
+fn tensor(image: &Image<'_>, record: &ProgramRecord, t: &TensorRecord) -> Result<()> {
+    let Some(dtype) = DType::from_number(t.dtype) else {
+        return bad("a tensor's element type is unknown");
+    };
+    if t.rank as usize > MAX_RANK || t.flags & !STATE != 0 {
+        return bad("a tensor has too many axes or an unknown flag");
+    }
+    if t.name != NONE && (!t.name.is_multiple_of(4) || string(image.strings, t.name).is_none()) {
+        return bad("a tensor's name is not a string");
+    }
+    if !(t.offset as usize).is_multiple_of(dtype.size()) {
+        return bad("a tensor is not aligned for its type");
+    }
+    let elements = t.dims[..t.rank as usize].iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+    match elements.and_then(|n| n.checked_mul(dtype.size() as u64)) {
+        Some(bytes) if bytes <= t.bytes as u64 => {}
+        _ => return bad("a tensor has fewer bytes than elements"),
+    }
+    let end = t.offset as u64 + t.bytes as u64;
+    let room = match t.place {
+        p if p == Place::Arena as u8 => record.arena_bytes as u64,
+        p if p == Place::Weights as u8 => image.weights.len() as u64,
+        _ => return bad("a tensor lies in an unknown place"),
+    };
+    if end + SLACK as u64 > room {
+        return bad("a tensor lies outside of its memory");
+    }
+    let (in_arena, state) = (t.place == Place::Arena as u8, t.flags & STATE != 0);
+    if state && (!in_arena || end > record.state_bytes as u64) {
+        return bad("a state tensor lies outside of the state");
+    }
+    if in_arena && !state && t.bytes > 0 && t.offset < record.state_bytes {
+        return bad("a tensor lies in the state and is none");
+    }
+    Ok(())
+}
+
+fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mut Ops<'_>) -> Result<()> {
+    let Some(op) = ops.next() else {
+        return bad("an op is cut short or of an unknown kind");
+    };
+    if !op.attributes.len().is_multiple_of(4) {
+        return bad("an op's attributes are not whole words");
+    }
+    let mut operands = [None; MAX_OPERANDS];
+    if op.inputs.len() + op.outputs.len() > MAX_OPERANDS {
+        return bad("an op has too many operands");
+    }
+    for (slot, &number) in operands.iter_mut().zip(op.inputs.iter().chain(op.outputs)) {
+        *slot = match tensors.get(number as usize) {
+            Some(t) => Some(Operand { dtype: t.dtype(), bytes: t.bytes as u64 }),
+            None if number == NONE => None,
+            None => return bad("an op's operand is none of the program's tensors"),
+        };
+    }
+    if op.outputs.iter().any(|&t| t != NONE && tensors[t as usize].place != Place::Arena as u8) {
+        return bad("an op writes into the weights");
+    }
+    let (inputs, outputs) = operands.split_at(op.inputs.len());
+    program::check(op.kind, op.attributes, &Operands { inputs, outputs: &outputs[..op.outputs.len()] })?;
+
+    let scratch = program::scratch(op.kind, op.attributes)?;
+    if scratch == 0 {
+        return Ok(());
+    }
+    let from = op.scratch as u64;
+    let Some(to) = from.checked_add(scratch).filter(|to| to + SLACK as u64 <= record.arena_bytes as u64) else {
+        return bad("an op's scratch memory lies outside of the arena");
+    };
+    if scratch > record.scratch_bytes as u64 || !op.scratch.is_multiple_of(alignment) || op.scratch < record.state_bytes {
+        return bad("an op's scratch memory is not as the program says");
+    }
+    for &number in op.inputs.iter().chain(op.outputs).filter(|&&n| n != NONE) {
+        let t = &tensors[number as usize];
+        if t.place == Place::Arena as u8 && from < t.offset as u64 + t.bytes as u64 && (t.offset as u64) < to {
+            return bad("an op's scratch memory overlaps an operand");
+        }
+    }
+    Ok(())
+}
