@@ -137,7 +137,8 @@ pub enum Op {
         /// Added to the variance.
         epsilon: f32,
     },
-    /// Over the axes from `axis` on. Inputs X, scale, bias (optional).
+    /// Over the axes from `axis` on. Inputs X, scale (optional), bias (optional), of the normalised axes' shape or one that
+    /// broadcasts to it.
     LayerNorm {
         /// First normalised axis.
         axis: usize,
@@ -160,7 +161,8 @@ pub enum Op {
         /// Its logarithm.
         log: bool,
     },
-    /// A sum of products: the axes of each input and of the output, by letters. MatMul and Gemm become this.
+    /// A sum of products: the axes of each input and of the output, by letters. MatMul and Gemm become this. Where an input
+    /// has size 1 on a letter that is larger elsewhere, it is broadcast.
     EinSum {
         /// Letters of each input's axes.
         inputs: Vec<String>,
@@ -191,7 +193,7 @@ pub enum Op {
         /// The last of equal values.
         last: bool,
     },
-    /// Values and indices (`i64`) of the largest (smallest) along one axis, in order.
+    /// Values and indices (`i64`; optional) of the largest (smallest) along one axis, in order; as many as the output has.
     TopK {
         /// The axis.
         axis: usize,
@@ -236,10 +238,23 @@ pub enum Op {
     Gru(Recurrent),
     /// Inputs X, W, R, B, sequence_lens, initial_h.
     Rnn(Recurrent),
-    /// Left to the host: number in the importer's list of extern ops, and why it is not native.
+    /// To the output's integer type: `saturate(round(x / scale) + zero)`, ties to even. Inputs X, scale, zero point
+    /// (optional). Scale and zero point are scalars, or have one element per index of `axis`, or one per block of it.
+    Quantize {
+        /// The axis.
+        axis: usize,
+        /// Elements of `axis` that share a scale; 0: not blocked.
+        block: usize,
+    },
+    /// `(x - zero) * scale`. Inputs X, scale, zero point (optional), as for `Quantize`.
+    Dequantize {
+        /// The axis.
+        axis: usize,
+        /// Elements of `axis` that share a scale; 0: not blocked.
+        block: usize,
+    },
+    /// No native form: the host evaluates the node by its [recipe](Node::recipe).
     Extern {
-        /// Number.
-        index: u32,
         /// Why.
         reason: String,
     },
@@ -258,6 +273,10 @@ pub struct Node {
     pub inputs: Vec<Option<ValueId>>,
     /// Outputs; `None` where an optional one is not wanted.
     pub outputs: Vec<Option<ValueId>>,
+    /// By which the host can evaluate the node as it was imported, whatever its op: the importer's number of it. The op of
+    /// a program that uses it ([`Extern`](crate::program::Extern)) takes those of `inputs` that are there and are not
+    /// constants, in their order, and yields those of `outputs` that are there. `None` for a node that lowering made.
+    pub recipe: Option<u32>,
 }
 
 /// A network.

@@ -24,6 +24,10 @@ pub mod plan;
 
 #[cfg(feature = "std")]
 pub mod graph;
+#[cfg(feature = "onnx")]
+pub mod import;
+#[cfg(feature = "std")]
+pub mod mapped;
 #[cfg(feature = "std")]
 mod model_error;
 #[cfg(feature = "std")]

@@ -1,0 +1,242 @@
+//! From tract's decluttered model to a graph.
+//!
+//! Each node becomes one node ([`native`](super::native) for tract's own ops, [`onnx`](super::onnx) for those kept whole),
+//! a few become two or three, and what neither knows becomes an extern one. Every node that stands for one of tract's gets
+//! a recipe.
+
+use super::externs::{Externs, Operand, Recipe, Work};
+use super::skeleton::Weight;
+use super::whole::{Held, Whole};
+use super::{native, onnx, types};
+use crate::ModelError;
+use crate::graph::{Bytes, Graph, Node, Op, Value, ValueId};
+use crate::tensor::DType;
+use std::collections::HashMap;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::tract_core::ops::konst::Const;
+use tract_onnx::tract_hir::tract_core::ops::source::TypedSource;
+
+/// What a node becomes.
+pub(super) enum Form {
+    /// One node with the same inputs.
+    One(Op),
+    /// One node with these of its inputs.
+    Of(Op, Vec<usize>),
+    /// Its first input, unchanged.
+    Same,
+    /// Some nodes, one after the other, from the first input to the first output: an op with the shape of its output,
+    /// and how many of the other inputs it takes.
+    Chain(Vec<(Op, Option<Vec<usize>>, usize)>),
+    /// Left to the host.
+    Extern(String),
+}
+
+/// What the conversion works on.
+pub(super) struct Source<'a> {
+    /// The decluttered model.
+    pub model: &'a TypedModel,
+    /// Weights that tract did not see.
+    pub weights: &'a [Weight],
+    /// Names of the outputs.
+    pub outputs: &'a [String],
+    /// ONNX's op types, by the names of nodes.
+    pub op_types: &'a HashMap<String, String>,
+}
+
+struct Converter<'a> {
+    source: &'a Source<'a>,
+    graph: Graph,
+    recipes: Vec<Recipe>,
+    ids: HashMap<OutletId, ValueId>,
+}
+
+/// Converts a model whose shapes are all settled.
+///
+/// # Errors
+/// [`ModelError::Node`] for a node with a type that is not supported or a shape that depends on data.
+pub(super) fn convert(source: &Source<'_>) -> Result<(Graph, Externs), ModelError> {
+    let model = source.model;
+    let mut c = Converter { source, graph: Graph::default(), recipes: Vec::new(), ids: HashMap::new() };
+    for &input in &model.inputs {
+        let id = c.value_of(input)?;
+        c.graph.inputs.push(id);
+    }
+    let order = model.eval_order().map_err(|e| ModelError::Call(format!("the graph can't be put in order: {e}")))?;
+    for id in order {
+        c.node(model.node(id))?;
+    }
+    for (i, &output) in model.outputs.iter().enumerate() {
+        let name = source.outputs.get(i).cloned().unwrap_or_else(|| format!("output {i}"));
+        let id = c.output(output, name)?;
+        c.graph.outputs.push(id);
+    }
+    Ok((c.graph, Externs::new(c.recipes)))
+}
+
+impl Converter<'_> {
+    /// ONNX's op type of a node, or tract's where the node is not in the file.
+    fn op_type(&self, node: &TypedNode) -> String {
+        self.source.op_types.get(&node.name).cloned().unwrap_or_else(|| node.op.name().to_string())
+    }
+
+    fn error(&self, node: &TypedNode, what: impl ToString) -> ModelError {
+        ModelError::node(&node.name, self.op_type(node), what.to_string())
+    }
+
+    /// Type and shape of a value of tract's.
+    fn fact(&self, outlet: OutletId) -> Result<(DType, Vec<usize>), ModelError> {
+        let node = self.source.model.node(outlet.node);
+        let fact = &node.outputs[outlet.slot].fact;
+        let dtype = types::dtype(fact.datum_type).map_err(|e| self.error(node, e))?;
+        let dims = fact.shape.as_concrete().ok_or_else(|| {
+            let why = "its shape depends on data, which is not supported here";
+            self.error(node, format!("{why}: {:?}. Give the inputs that decide it as constants", fact.shape))
+        })?;
+        Ok((dtype, dims.to_vec()))
+    }
+
+    /// A new value for one of tract's.
+    fn value_of(&mut self, outlet: OutletId) -> Result<ValueId, ModelError> {
+        let (dtype, dims) = self.fact(outlet)?;
+        let name = &self.source.model.node(outlet.node).name;
+        let name = if outlet.slot == 0 { name.clone() } else { format!("{name}:{}", outlet.slot) };
+        let id = self.add(Value { name, dtype, dims, constant: None });
+        self.ids.insert(outlet, id);
+        Ok(id)
+    }
+
+    fn add(&mut self, value: Value) -> ValueId {
+        self.graph.values.push(value);
+        ValueId(self.graph.values.len() - 1)
+    }
+
+    fn constant(&mut self, node: &TypedNode, bytes: Bytes) -> Result<(), ModelError> {
+        let id = self.value_of(node.id.into())?;
+        self.graph.values[id.0].constant = Some(bytes);
+        Ok(())
+    }
+
+    fn operand(&self, outlet: OutletId) -> Result<Operand, ModelError> {
+        let (_, dims) = self.fact(outlet)?;
+        let dt = self.source.model.node(outlet.node).outputs[outlet.slot].fact.datum_type;
+        let constant = self.ids.get(&outlet).and_then(|id| self.graph.values[id.0].constant.clone());
+        Ok(Operand { dt, dims, constant })
+    }
+
+    fn node(&mut self, node: &TypedNode) -> Result<(), ModelError> {
+        if node.op_is::<TypedSource>() {
+            return if self.ids.contains_key(&node.id.into()) { Ok(()) } else { Err(self.error(node, "it is not an input")) };
+        }
+        if let Some(op) = node.op_as::<Const>() {
+            let bytes = types::bytes(op.val()).map_err(|e| self.error(node, e))?;
+            return self.constant(node, bytes);
+        }
+        if let Some(held) = node.op_as::<Held>() {
+            let weight = &self.source.weights[held.index];
+            self.constant(node, weight.bytes.clone())?;
+            let id = self.ids[&node.id.into()];
+            self.graph.values[id.0].name = weight.name.clone();
+            return Ok(());
+        }
+        let whole = node.op_as::<Whole>();
+        let form = match whole {
+            Some(whole) => onnx::form(whole, self.source.model, node),
+            None => native::form(self.source.model, node),
+        };
+        let form = form.map_err(|e| self.error(node, e))?;
+        if let Form::Same = form {
+            let id = self.ids[&node.inputs[0]];
+            self.ids.insert(node.id.into(), id);
+            return Ok(());
+        }
+        let recipe = self.recipe(node, whole)?;
+        let mut inputs = self.inputs(node, whole);
+        let outputs = self.outputs(node, whole)?;
+        match form {
+            Form::One(op) => self.push(node, op, inputs, outputs, Some(recipe)),
+            Form::Of(op, of) => {
+                // A node that takes one of tract's inputs twice is not what the recipe evaluates.
+                let recipe = (of.len() <= inputs.len()).then_some(recipe);
+                inputs = of.iter().map(|&i| inputs.get(i).copied().flatten()).collect();
+                self.push(node, op, inputs, outputs, recipe);
+            }
+            Form::Extern(reason) => self.push(node, Op::Extern { reason }, inputs, outputs, Some(recipe)),
+            Form::Chain(links) => {
+                let dtype = outputs[0].map_or(DType::F32, |id| self.graph.values[id.0].dtype);
+                let mut rest = inputs.split_off(1);
+                let (mut x, last) = (inputs[0], links.len() - 1);
+                for (i, (op, dims, takes)) in links.into_iter().enumerate() {
+                    let name = format!("{}.{i}", node.name);
+                    let y = match dims {
+                        Some(dims) if i < last => Some(self.add(Value { name, dtype, dims, constant: None })),
+                        _ => outputs[0],
+                    };
+                    let of = std::iter::once(x).chain(rest.drain(..takes.min(rest.len()))).collect();
+                    self.push(node, op, of, vec![y], None);
+                    x = y;
+                }
+            }
+            Form::Same => {}
+        }
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        node: &TypedNode,
+        op: Op,
+        inputs: Vec<Option<ValueId>>,
+        outputs: Vec<Option<ValueId>>,
+        recipe: Option<u32>,
+    ) {
+        let op_type = self.op_type(node);
+        self.graph.nodes.push(Node { name: node.name.clone(), op_type, op, inputs, outputs, recipe });
+    }
+
+    /// The inputs, by ONNX's numbers for an operator that was kept whole.
+    fn inputs(&self, node: &TypedNode, whole: Option<&Whole>) -> Vec<Option<ValueId>> {
+        match whole {
+            Some(w) => w.slots.iter().map(|s| s.map(|i| self.ids[&node.inputs[i]])).collect(),
+            None => node.inputs.iter().map(|i| Some(self.ids[i])).collect(),
+        }
+    }
+
+    /// New values for the outputs, by ONNX's numbers for an operator that was kept whole.
+    fn outputs(&mut self, node: &TypedNode, whole: Option<&Whole>) -> Result<Vec<Option<ValueId>>, ModelError> {
+        let mut values = (0..node.outputs.len())
+            .map(|slot| self.value_of(OutletId::new(node.id, slot)))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter();
+        Ok(match whole {
+            Some(w) => w.node.output.iter().map(|name| if name.is_empty() { None } else { values.next() }).collect(),
+            None => values.map(Some).collect(),
+        })
+    }
+
+    fn recipe(&mut self, node: &TypedNode, whole: Option<&Whole>) -> Result<u32, ModelError> {
+        let work = match whole {
+            Some(w) => Work::Onnx(w.node.clone(), w.opset, w.slots.clone()),
+            None => Work::Tract(node.op.clone()),
+        };
+        let inputs = node.inputs.iter().map(|&i| self.operand(i)).collect::<Result<Vec<_>, _>>()?;
+        let outputs = (0..node.outputs.len()).map(|slot| self.operand(OutletId::new(node.id, slot)));
+        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+        self.recipes.push(Recipe { node: node.name.clone(), op_type: self.op_type(node), work, inputs, outputs });
+        Ok(self.recipes.len() as u32 - 1)
+    }
+
+    /// The value of an output, under its ONNX name. One that is an input, a constant or another output too is copied.
+    fn output(&mut self, outlet: OutletId, name: String) -> Result<ValueId, ModelError> {
+        let id = self.ids[&outlet];
+        let g = &self.graph;
+        if g.values[id.0].constant.is_none() && !g.inputs.contains(&id) && !g.outputs.contains(&id) {
+            self.graph.values[id.0].name = name;
+            return Ok(id);
+        }
+        let Value { dtype, dims, .. } = self.graph.values[id.0].clone();
+        let copy = self.add(Value { name: name.clone(), dtype, dims, constant: None });
+        let (inputs, outputs) = (vec![Some(id)], vec![Some(copy)]);
+        self.graph.nodes.push(Node { name, op_type: "Identity".into(), op: Op::Reshape, inputs, outputs, recipe: None });
+        Ok(copy)
+    }
+}

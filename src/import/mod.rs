@@ -1,0 +1,119 @@
+//! From an ONNX file to a [`Graph`]: the only module that knows protobuf and tract.
+//!
+//! 1. The file is mapped and its protobuf walked by hand; weights are left out and noted (`skeleton`).
+//! 2. What remains is decoded, checked and mended (`mend`), its inputs get their sizes (`inputs`).
+//! 3. tract parses it, infers types and shapes, folds constants and declutters; operators that Kiln lowers on its own, and
+//!    the weights, stay whole (`whole`, `rules`, `windows`).
+//! 4. Each node of tract's model becomes a node of the graph (`convert`, `native`, `onnx`). What has no native form becomes
+//!    an extern node, and every node leaves a recipe by which the host can evaluate it alone, by tract (`externs`).
+
+use crate::ModelError;
+use crate::graph::Graph;
+use crate::tensor::DType;
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::tract_core::optim::Optimizer;
+
+mod attributes;
+mod convert;
+mod externs;
+mod guard;
+mod inputs;
+mod mend;
+mod native;
+mod onnx;
+mod rules;
+mod skeleton;
+#[cfg(test)]
+mod tests;
+mod types;
+mod whole;
+mod windows;
+mod wire;
+
+pub use externs::Externs;
+pub use skeleton::{Declared, Dim, Signature};
+
+/// What the caller decides about a model's inputs.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What symbols stand for.
+    pub symbols: BTreeMap<String, i64>,
+    /// Shapes of inputs, by name; symbols in the declared shapes get their value from them.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Values of inputs, by name: type, shape, bytes (little-endian, row-major). Such an input is a constant of the graph
+    /// and no input of it any more.
+    pub values: BTreeMap<String, (DType, Vec<usize>, Vec<u8>)>,
+}
+
+/// An imported model.
+#[derive(Debug)]
+pub struct Imported {
+    /// The network.
+    pub graph: Graph,
+    /// Recipes of its nodes.
+    pub externs: Externs,
+}
+
+/// What a file declares about itself: a walk over its protobuf, without its weights.
+///
+/// # Errors
+/// [`ModelError::File`] or [`ModelError::Format`].
+pub fn signature(path: &Path) -> Result<Signature, ModelError> {
+    let file = crate::mapped::map(path)?;
+    skeleton::signature(&file).map_err(|what| not_onnx(path, what))
+}
+
+fn not_onnx(path: &Path, what: &str) -> ModelError {
+    let what = format!("this is not an ONNX model, or it is damaged: {what}");
+    ModelError::Format { path: path.to_path_buf(), what }
+}
+
+/// Imports a model.
+///
+/// # Errors
+/// [`ModelError::File`] or [`ModelError::Format`] for the file, [`ModelError::Call`] when `options` don't fit the model or
+/// leave a size open, [`ModelError::Node`] for what can't be imported.
+pub fn import(path: &Path, options: &Options) -> Result<Imported, ModelError> {
+    let file = crate::mapped::map(path)?;
+    let skeleton = skeleton::read(path, &file)?;
+    let mut model: ModelProto = guard::run(|| tract_onnx::onnx().proto_model_for_read(&mut &*skeleton.proto))
+        .map_err(|trouble| not_onnx(path, &trouble.what))?;
+    let held: HashSet<&str> = skeleton.weights.iter().map(|w| &*w.name).collect();
+    mend::mend(path, &mut model, &held)?;
+    let Some(graph) = model.graph.as_mut() else { return Err(not_onnx(path, "it has no graph")) };
+    graph.input.retain(|i| !held.contains(&*i.name));
+    inputs::settle(graph, options)?;
+    let op_types = mend::op_types(graph);
+    let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
+    for (i, weight) in skeleton.weights.iter().enumerate().rev() {
+        graph.node.insert(0, whole::held_node(i, &weight.name, skeleton::dtype_number(weight.dtype), &weight.dims));
+    }
+    let typed = guard::run(|| declutter(&model)).map_err(|trouble| {
+        let node = trouble.node.unwrap_or_default();
+        let op = op_types.get(&node).or_else(|| op_types.get(node.rsplit_once('.')?.0));
+        let op = op.cloned().unwrap_or_else(|| "?".into());
+        let node = if node.is_empty() { "?".into() } else { node };
+        ModelError::node(node, op, format!("tract, which reads the model, can't: {}", trouble.what))
+    })?;
+    let source = convert::Source { model: &typed, weights: &skeleton.weights, outputs: &outputs, op_types: &op_types };
+    let (mut graph, externs) = convert::convert(&source)?;
+    graph.metadata = skeleton.metadata;
+    Ok(Imported { graph, externs })
+}
+
+/// tract's part of the work.
+fn declutter(model: &ModelProto) -> TractResult<TypedModel> {
+    let parsed = whole::importer().parse(model, None)?;
+    ensure!(parsed.unresolved_inputs.is_empty(), "nothing yields {:?}", parsed.unresolved_inputs);
+    let mut typed = parsed.model.into_typed()?;
+    let mut optimizer = Optimizer::declutter();
+    // This pass cuts a 1x1 convolution behind a Concat into one product per branch (googlenet: 38 products become 92).
+    optimizer.passes.retain(|pass| !format!("{pass:?}").starts_with("ConcatThenEinsum"));
+    optimizer.optimize(&mut typed)?;
+    typed.compact()?;
+    Ok(typed)
+}

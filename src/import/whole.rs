@@ -1,0 +1,276 @@
+//! Operators that tract keeps whole.
+//!
+//! tract takes many ONNX operators apart, some of them wrongly (it folds quantisation into tables, ignores the direction of
+//! recurrent cells). Those that Kiln lowers on its own get a [`Whole`] op instead, which only says the types and shapes of
+//! its outputs and comes out of tract's rewriting as it went in. The same goes for a weight without a value, [`Held`].
+
+use super::attributes::Attributes;
+use super::rules::{self, Rule};
+use std::sync::{Arc, LazyLock};
+use tract_onnx::model::{ParsingContext, optional_inputs};
+use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::tract_core::internal::{AxesMapping, AxisChangeConsequence};
+
+/// tract's own importer, unchanged.
+pub(super) static STOCK: LazyLock<tract_onnx::Onnx> = LazyLock::new(tract_onnx::onnx);
+
+/// The op type of a node that stands for a weight.
+pub(super) const HELD: &str = "KilnWeight";
+
+/// An importer whose operators are kept whole as [`rules::whole`] says.
+pub(super) fn importer() -> tract_onnx::Onnx {
+    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    for name in rules::NAMES {
+        onnx.op_register.insert(name, whole);
+    }
+    onnx.op_register.insert(HELD, held);
+    onnx.op_register.insert("ConstantOfShape", constant_of_shape);
+    onnx
+}
+
+type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+
+fn stock(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    let builder = STOCK.op_register.0.get(&node.op_type).with_context(|| format!("tract does not know {}", node.op_type))?;
+    builder(ctx, node)
+}
+
+fn whole(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    let opset = ctx.onnx_operator_set_version;
+    match rules::rule(node, opset) {
+        Some(rule) => Ok((Box::new(Whole::new(node, opset, rule)), vec![])),
+        None => stock(ctx, node),
+    }
+}
+
+/// Without `value` the result is of `f32`, 0; tract takes `f64`.
+fn constant_of_shape(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    if Attributes(node).has("value") {
+        return stock(ctx, node);
+    }
+    let mut node = node.clone();
+    node.attribute.push(tract_onnx::pb::AttributeProto {
+        name: "value".into(),
+        r#type: 4,
+        t: Some(tract_onnx::pb::TensorProto { dims: vec![1], data_type: 1, float_data: vec![0.0], ..Default::default() }),
+        ..Default::default()
+    });
+    stock(ctx, &node)
+}
+
+/// A node of ONNX with its types and shapes.
+#[derive(Debug, Clone)]
+pub(super) struct Whole {
+    /// The node.
+    pub node: Arc<NodeProto>,
+    /// Version of the operator set that it is written in.
+    pub opset: i64,
+    /// Per ONNX input: which of tract's inputs it is (absent ones are left out there).
+    pub slots: Vec<Option<usize>>,
+    rule: Rule,
+}
+
+impl Whole {
+    fn new(node: &NodeProto, opset: i64, rule: Rule) -> Whole {
+        let slots = optional_inputs(node).take(node.input.len()).collect();
+        Whole { node: Arc::new(node.clone()), opset, slots, rule }
+    }
+
+    fn facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let all = (self.rule.shapes)(&Inputs { node: &self.node, slots: &self.slots, facts: inputs })?;
+        let wanted = self.node.output.iter().enumerate().filter(|(_, name)| !name.is_empty());
+        wanted.map(|(slot, _)| all.get(slot).cloned().with_context(|| format!("output {slot} is not supported"))).collect()
+    }
+}
+
+impl PartialEq for Whole {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.node, &other.node)
+    }
+}
+impl Eq for Whole {}
+
+impl Op for Whole {
+    fn name(&self) -> StaticName {
+        self.node.op_type.clone().into()
+    }
+    op_as_typed_op!();
+}
+
+impl EvalOp for Whole {
+    not_out_of_plan!();
+
+    /// Inside a loop or a branch tract runs the op, by its own means.
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let facts: Vec<(DatumType, Vec<usize>)> = inputs.iter().map(|t| (t.datum_type(), t.shape().to_vec())).collect();
+        let constants = vec![None; facts.len()];
+        super::externs::alone(&self.node, self.opset, &self.slots, &facts, &constants)?.run(inputs)
+    }
+}
+
+impl TypedOp for Whole {
+    as_op!();
+
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        self.facts(inputs)
+    }
+
+    fn axes_mapping(&self, inputs: &[&TypedFact], outputs: &[&TypedFact]) -> TractResult<AxesMapping> {
+        if self.rule.element_wise && inputs.len() == 1 {
+            AxesMapping::natural(inputs, outputs)
+        } else {
+            AxesMapping::disconnected(inputs, outputs)
+        }
+    }
+
+    fn change_axes(
+        &self,
+        model: &TypedModel,
+        node: &TypedNode,
+        _io: InOut,
+        change: &AxisOp,
+    ) -> TractResult<Option<AxisChangeConsequence>> {
+        if self.rule.element_wise && node.inputs.len() == 1 {
+            Ok(Some(AxisChangeConsequence::new(model, node, None, change)))
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+type Facts = TVec<InferenceFact>;
+
+impl InferenceOp for Whole {
+    as_op!();
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        Ok(self.node.output.iter().filter(|s| !s.is_empty()).count())
+    }
+
+    /// Called again and again while little is known: says nothing until types and shapes of all inputs are.
+    fn infer_facts(
+        &mut self,
+        inputs: TVec<&InferenceFact>,
+        outputs: TVec<&InferenceFact>,
+        observed: TVec<&InferenceFact>,
+    ) -> TractResult<(Facts, Facts, Facts)> {
+        let known: Option<Vec<TypedFact>> = inputs.iter().map(|&f| TypedFact::try_from(f).ok()).collect();
+        let mut out: Facts = outputs.into_iter().cloned().collect();
+        if let Some(known) = known {
+            for (out, fact) in out.iter_mut().zip(self.facts(&known.iter().collect::<Vec<_>>())?) {
+                out.unify_with(&InferenceFact::dt_shape(fact.datum_type, fact.shape.to_tvec()))?;
+            }
+        }
+        Ok((inputs.into_iter().cloned().collect(), out, observed.into_iter().cloned().collect()))
+    }
+
+    fn to_typed(
+        &self,
+        _source: &InferenceModel,
+        node: &InferenceNode,
+        target: &mut TypedModel,
+        mapping: &HashMap<OutletId, OutletId>,
+    ) -> TractResult<TVec<OutletId>> {
+        let inputs: TVec<_> = node.inputs.iter().map(|i| mapping[i]).collect();
+        target.wire_node(&node.name, self.clone(), &inputs)
+    }
+}
+
+/// What a rule sees: a node and what is known of its inputs, by ONNX's numbers.
+pub(super) struct Inputs<'a> {
+    pub node: &'a NodeProto,
+    pub slots: &'a [Option<usize>],
+    pub facts: &'a [&'a TypedFact],
+}
+
+impl<'a> Inputs<'a> {
+    /// An input that must be there.
+    pub fn get(&self, slot: usize) -> TractResult<&'a TypedFact> {
+        self.optional(slot).with_context(|| format!("input {slot} is missing"))
+    }
+
+    /// An input, if it is there.
+    pub fn optional(&self, slot: usize) -> Option<&'a TypedFact> {
+        self.slots.get(slot).copied().flatten().and_then(|i| self.facts.get(i).copied())
+    }
+
+    /// The node's attributes.
+    pub fn attributes(&self) -> Attributes<'a> {
+        Attributes(self.node)
+    }
+}
+
+/// A weight whose values tract does not get to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Number in the list of weights.
+    pub index: usize,
+    fact: (DatumType, TVec<usize>),
+}
+
+/// The node that stands for a weight.
+pub(super) fn held_node(index: usize, name: &str, data_type: i32, dims: &[usize]) -> NodeProto {
+    use super::attributes::{int, ints};
+    NodeProto {
+        op_type: HELD.into(),
+        name: name.into(),
+        output: vec![name.into()],
+        attribute: vec![
+            int("index", index as i64),
+            int("dtype", data_type as i64),
+            ints("dims", dims.iter().map(|&d| d as i64).collect()),
+        ],
+        ..Default::default()
+    }
+}
+
+fn held(_ctx: &ParsingContext, node: &NodeProto) -> Built {
+    let a = Attributes(node);
+    let dt = super::types::datum_type(super::skeleton::dtype(a.int("dtype", 0)).context("a weight of an unknown type")?)?;
+    let dims = a.ints("dims").unwrap_or_default().iter().map(|&d| d as usize).collect();
+    Ok((Box::new(Held { index: a.int("index", 0) as usize, fact: (dt, dims) }), vec![]))
+}
+
+impl Op for Held {
+    fn name(&self) -> StaticName {
+        "Weight".into()
+    }
+    op_as_typed_op!();
+}
+
+impl EvalOp for Held {
+    not_out_of_plan!();
+}
+
+impl TypedOp for Held {
+    as_op!();
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(self.fact.0.fact(&*self.fact.1)))
+    }
+}
+
+impl InferenceOp for Held {
+    as_op!();
+
+    fn infer_facts(
+        &mut self,
+        inputs: TVec<&InferenceFact>,
+        _outputs: TVec<&InferenceFact>,
+        observed: TVec<&InferenceFact>,
+    ) -> TractResult<(Facts, Facts, Facts)> {
+        let fact = InferenceFact::dt_shape(self.fact.0, &*self.fact.1);
+        Ok((inputs.into_iter().cloned().collect(), tvec!(fact), observed.into_iter().cloned().collect()))
+    }
+
+    fn to_typed(
+        &self,
+        _source: &InferenceModel,
+        node: &InferenceNode,
+        target: &mut TypedModel,
+        _mapping: &HashMap<OutletId, OutletId>,
+    ) -> TractResult<TVec<OutletId>> {
+        target.wire_node(&node.name, self.clone(), &[])
+    }
+}
