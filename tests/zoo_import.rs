@@ -2,7 +2,7 @@
 //! compares the answers with `NAME.out.npz`. Without the variable: "skipped". `KILN_ZOO_ONLY` picks models by part of a name.
 
 use kiln::graph::{Bytes, Graph, Op};
-use kiln::import::{Externs, Options, import};
+use kiln::import::{Declared, Externs, Options, import};
 use kiln::tensor::DType;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -25,9 +25,31 @@ fn npz(path: &Path) -> BTreeMap<String, Array> {
         let header = npyz::NpyHeader::from_reader(&bytes[..]).unwrap();
         let dims: Vec<usize> = header.shape().iter().map(|&d| d as usize).collect();
         let start = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
-        arrays.insert(name, Array { dims, bytes: bytes[start..].to_vec() });
+        let mut bytes = bytes[start..].to_vec();
+        if header.order() == npyz::Order::Fortran {
+            bytes = row_major(&bytes, &dims);
+        }
+        arrays.insert(name, Array { dims, bytes });
     }
     arrays
+}
+
+/// The bytes of a column-major array, row-major.
+fn row_major(bytes: &[u8], dims: &[usize]) -> Vec<u8> {
+    let elements: usize = dims.iter().product();
+    let size = bytes.len() / elements.max(1);
+    let element = |mut i: usize| {
+        let (mut from, mut index) = (0, vec![0; dims.len()]);
+        for axis in (0..dims.len()).rev() {
+            index[axis] = i % dims[axis];
+            i /= dims[axis];
+        }
+        for axis in (0..dims.len()).rev() {
+            from = from * dims[axis] + index[axis];
+        }
+        &bytes[from * size..(from + 1) * size]
+    };
+    (0..elements).flat_map(element).copied().collect()
 }
 
 /// Evaluates a graph by the recipes of its nodes.
@@ -45,6 +67,15 @@ fn evaluate(graph: &Graph, externs: &Externs, inputs: &BTreeMap<String, Array>) 
         } else if matches!(node.op, Op::Reshape) {
             let constant = graph.values[ids[0]].constant.as_ref().map(Bytes::as_slice);
             vec![constant.unwrap_or_else(|| &values[&ids[0]]).to_vec()]
+        } else if matches!(node.op, Op::Softmax { axis: 1, log: false }) {
+            let columns = graph.values[ids[0]].dims[1];
+            let x: Vec<f32> = values[&ids[0]].chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            let row = |row: &[f32]| {
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f32 = row.iter().map(|v| (v - largest).exp()).sum();
+                row.iter().map(|v| (v - largest).exp() / sum).flat_map(f32::to_le_bytes).collect::<Vec<u8>>()
+            };
+            vec![x.chunks(columns).flat_map(row).collect()]
         } else {
             return Err(format!("node {} has no recipe", node.name));
         };
@@ -55,6 +86,17 @@ fn evaluate(graph: &Graph, externs: &Externs, inputs: &BTreeMap<String, Array>) 
         }
     }
     Ok(graph.outputs.iter().map(|o| values[&o.0].clone()).collect())
+}
+
+/// Small integer inputs decide shapes: they are given as constants.
+fn give_small_integers(inputs: &BTreeMap<String, Array>, declared: &[Declared], options: &mut Options) -> bool {
+    for input in declared.iter().filter(|i| matches!(i.dtype, Some(DType::I64 | DType::I32))) {
+        if let Some(array) = inputs.get(&input.name).filter(|a| a.bytes.len() <= 512) {
+            let value = (input.dtype.unwrap(), array.dims.clone(), array.bytes.clone());
+            options.values.insert(input.name.clone(), value);
+        }
+    }
+    !options.values.is_empty()
 }
 
 fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
@@ -100,7 +142,10 @@ fn every_model_imports() {
                 }
             }
             let start = std::time::Instant::now();
-            let result = import(&path, &options);
+            let mut result = import(&path, &options);
+            if result.is_err() && give_small_integers(&inputs, &declared, &mut options) {
+                result = import(&path, &options);
+            }
             let time = start.elapsed();
             let imported = match result {
                 Ok(imported) => imported,
@@ -128,6 +173,21 @@ fn every_model_imports() {
                 time.as_millis(),
                 peak()
             );
+            if std::env::var("KILN_ZOO_DUMP").is_ok() {
+                let ids = |ids: &[Option<kiln::graph::ValueId>]| {
+                    let one = |v: &Option<kiln::graph::ValueId>| match v {
+                        Some(v) => {
+                            let v = &imported.graph.values[v.0];
+                            format!("{}{}{:?}", if v.constant.is_some() { "#" } else { "" }, v.name, v.dims)
+                        }
+                        None => "-".into(),
+                    };
+                    ids.iter().map(one).collect::<Vec<_>>().join(", ")
+                };
+                for node in &imported.graph.nodes {
+                    println!("  {} = {:?}({})", ids(&node.outputs), node.op, ids(&node.inputs));
+                }
+            }
             if !side("out").exists() || std::env::var("KILN_ZOO_RUN").is_err() {
                 continue;
             }

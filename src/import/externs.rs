@@ -17,6 +17,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, Type
 use tract_onnx::pb::{TensorProto, TensorShapeProto, tensor_shape_proto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::tract_core::ops::nn::{Reduce, RmsNorm};
 
 /// What evaluates a node.
 #[derive(Clone, Debug)]
@@ -129,10 +130,24 @@ impl Recipe {
         ModelError::node(&self.node, &self.op_type, what)
     }
 
+    /// The type that an operand has while tract works on it. tract sums `f16` in `f16`, which overflows in norms and
+    /// reductions: those run in `f32`.
+    fn working(&self, dt: DatumType) -> DatumType {
+        let wide = match &self.work {
+            Work::Onnx(..) => true,
+            Work::Tract(op) => op.is::<Reduce>() || op.is::<RmsNorm>(),
+        };
+        if wide && dt == DatumType::F16 { DatumType::F32 } else { dt }
+    }
+
+    fn tensor(&self, operand: &Operand, bytes: &[u8]) -> TractResult<Tensor> {
+        let tensor = types::tensor(operand.dt, &operand.dims, bytes)?;
+        Ok(tensor.cast_to_dt(self.working(operand.dt))?.into_owned())
+    }
+
     fn plan(&self) -> TractResult<Plan> {
-        let facts: Vec<_> = self.inputs.iter().map(|i| (i.dt, i.dims.clone())).collect();
-        let constant =
-            |i: &Operand| i.constant.as_ref().map(|b| types::tensor(i.dt, &i.dims, b.as_slice()).map(Arc::new)).transpose();
+        let facts: Vec<_> = self.inputs.iter().map(|i| (self.working(i.dt), i.dims.clone())).collect();
+        let constant = |i: &Operand| i.constant.as_ref().map(|b| self.tensor(i, b.as_slice()).map(Arc::new)).transpose();
         let constants = self.inputs.iter().map(constant).collect::<TractResult<Vec<_>>>()?;
         match &self.work {
             Work::Onnx(node, opset, slots) => alone(node, *opset, slots, &facts, &constants),
@@ -156,7 +171,7 @@ impl Recipe {
     fn evaluate(&self, plan: &Plan, inputs: &[&[u8]]) -> TractResult<Vec<Vec<u8>>> {
         let live: Vec<&Operand> = self.inputs.iter().filter(|i| i.constant.is_none()).collect();
         ensure!(live.len() == inputs.len(), "it takes {} inputs, not {}", live.len(), inputs.len());
-        let tensor = |(o, b): (&&Operand, &&[u8])| types::tensor(o.dt, &o.dims, b).map(|t| t.into_tvalue());
+        let tensor = |(o, b): (&&Operand, &&[u8])| self.tensor(o, b).map(|t| t.into_tvalue());
         let tensors = live.iter().zip(inputs).map(tensor).collect::<TractResult<TVec<_>>>()?;
         let results = plan.run(tensors)?;
         ensure!(results.len() >= self.outputs.len(), "it yields {} outputs, not {}", results.len(), self.outputs.len());

@@ -2,7 +2,7 @@
 //! silently misread is refused, by name.
 
 use super::rules;
-use super::whole::{HELD, STOCK};
+use super::whole::{COPY, STOCK};
 use crate::ModelError;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -28,13 +28,14 @@ pub(super) fn mend(path: &Path, model: &mut ModelProto, held: &HashSet<&str>) ->
     if !model.opset_import.iter().any(|o| is_standard(&o.domain)) && !model.opset_import.is_empty() {
         return Err(bad("it does not import ONNX's operator set".into()));
     }
+    super::functions::write_out(model)?;
     let Some(graph) = model.graph.as_mut() else { return Err(bad("it has no graph".into())) };
     if let Some(sparse) = graph.sparse_initializer.first() {
         let name = sparse.values.as_ref().map_or("", |v| &*v.name);
         return Err(bad(format!("the sparse initializer \"{name}\" is not supported: store it dense")));
     }
     name_nodes(graph);
-    graph.node.iter_mut().try_for_each(domain)?;
+    foreign(graph);
     names(path, graph, held)?;
     operators(graph)
 }
@@ -57,12 +58,35 @@ fn name_nodes(graph: &mut GraphProto) {
 }
 
 /// tract's register goes by op type alone: an operator of a foreign domain must not pass for ONNX's.
-fn domain(node: &mut NodeProto) -> Result<(), ModelError> {
-    if !is_standard(&node.domain) {
-        node.op_type = format!("{}::{}", node.domain, node.op_type);
-        node.domain.clear();
+fn foreign(graph: &mut GraphProto) {
+    for node in &mut graph.node {
+        if !is_standard(&node.domain) {
+            node.op_type = format!("{}::{}", node.domain, node.op_type);
+            node.domain.clear();
+        }
+        node.attribute.iter_mut().flat_map(|a| a.g.iter_mut()).for_each(foreign);
     }
-    Ok(())
+}
+
+/// An output that is an input or an initializer, or is named twice, gets a node: tract would lose its type. Yields the
+/// outputs' names as the file has them.
+pub(super) fn outputs(graph: &mut GraphProto) -> Vec<String> {
+    let names: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
+    let made: HashSet<&str> = graph.node.iter().flat_map(|n| n.output.iter().map(|o| &**o)).collect();
+    let mut seen = HashSet::new();
+    let copied: Vec<bool> = names.iter().map(|n| !made.contains(&**n) || !seen.insert(n)).collect();
+    for (i, name) in names.iter().enumerate().filter(|&(i, _)| copied[i]) {
+        let copy = format!("{name}.output{i}");
+        graph.output[i].name = copy.clone();
+        graph.node.push(NodeProto {
+            op_type: COPY.into(),
+            name: copy.clone(),
+            input: vec![name.clone()],
+            output: vec![copy],
+            ..Default::default()
+        });
+    }
+    names
 }
 
 /// Every name is given once, and every name that is used is given.
@@ -110,7 +134,7 @@ fn names(path: &Path, graph: &GraphProto, held: &HashSet<&str>) -> Result<(), Mo
 fn operators(graph: &GraphProto) -> Result<(), ModelError> {
     for node in &graph.node {
         let op = &*node.op_type;
-        if op != HELD && !rules::NAMES.contains(&op) && !STOCK.op_register.0.contains_key(op) {
+        if !rules::NAMES.contains(&op) && !STOCK.op_register.0.contains_key(op) {
             let what = "this operator is not supported: express it in ONNX's own operators, or leave it out of the model";
             return Err(ModelError::node(&node.name, op, what));
         }

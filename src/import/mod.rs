@@ -10,6 +10,7 @@
 use crate::ModelError;
 use crate::graph::Graph;
 use crate::tensor::DType;
+use skeleton::Weight;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use tract_onnx::pb::ModelProto;
@@ -20,6 +21,7 @@ use tract_onnx::tract_hir::tract_core::optim::Optimizer;
 mod attributes;
 mod convert;
 mod externs;
+mod functions;
 mod guard;
 mod inputs;
 mod mend;
@@ -80,28 +82,35 @@ fn not_onnx(path: &Path, what: &str) -> ModelError {
 pub fn import(path: &Path, options: &Options) -> Result<Imported, ModelError> {
     let file = crate::mapped::map(path)?;
     let skeleton = skeleton::read(path, &file)?;
-    let mut model: ModelProto = guard::run(|| tract_onnx::onnx().proto_model_for_read(&mut &*skeleton.proto))
+    let model: ModelProto = guard::run(|| tract_onnx::onnx().proto_model_for_read(&mut &*skeleton.proto))
         .map_err(|trouble| not_onnx(path, &trouble.what))?;
-    let held: HashSet<&str> = skeleton.weights.iter().map(|w| &*w.name).collect();
+    let mut imported = build(path, model, &skeleton.weights, options)?;
+    imported.graph.metadata = skeleton.metadata;
+    Ok(imported)
+}
+
+/// Imports a decoded model, out of which the weights were taken.
+fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Options) -> Result<Imported, ModelError> {
+    let held: HashSet<&str> = weights.iter().map(|w| &*w.name).collect();
     mend::mend(path, &mut model, &held)?;
     let Some(graph) = model.graph.as_mut() else { return Err(not_onnx(path, "it has no graph")) };
     graph.input.retain(|i| !held.contains(&*i.name));
     inputs::settle(graph, options)?;
     let op_types = mend::op_types(graph);
-    let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
-    for (i, weight) in skeleton.weights.iter().enumerate().rev() {
+    let outputs = mend::outputs(graph);
+    for (i, weight) in weights.iter().enumerate().rev() {
         graph.node.insert(0, whole::held_node(i, &weight.name, skeleton::dtype_number(weight.dtype), &weight.dims));
     }
     let typed = guard::run(|| declutter(&model)).map_err(|trouble| {
         let node = trouble.node.unwrap_or_default();
+        // tract's names for parts of a node start with the node's.
         let op = op_types.get(&node).or_else(|| op_types.get(node.rsplit_once('.')?.0));
         let op = op.cloned().unwrap_or_else(|| "?".into());
         let node = if node.is_empty() { "?".into() } else { node };
         ModelError::node(node, op, format!("tract, which reads the model, can't: {}", trouble.what))
     })?;
-    let source = convert::Source { model: &typed, weights: &skeleton.weights, outputs: &outputs, op_types: &op_types };
-    let (mut graph, externs) = convert::convert(&source)?;
-    graph.metadata = skeleton.metadata;
+    let source = convert::Source { model: &typed, weights, outputs: &outputs, op_types: &op_types };
+    let (graph, externs) = convert::convert(&source)?;
     Ok(Imported { graph, externs })
 }
 
@@ -109,11 +118,28 @@ pub fn import(path: &Path, options: &Options) -> Result<Imported, ModelError> {
 fn declutter(model: &ModelProto) -> TractResult<TypedModel> {
     let parsed = whole::importer().parse(model, None)?;
     ensure!(parsed.unresolved_inputs.is_empty(), "nothing yields {:?}", parsed.unresolved_inputs);
-    let mut typed = parsed.model.into_typed()?;
+    let mut inferred = parsed.model;
+    inferred.analyse(false)?;
+    extremes(model, &inferred)?;
+    let mut typed = inferred.into_typed()?;
     let mut optimizer = Optimizer::declutter();
     // This pass cuts a 1x1 convolution behind a Concat into one product per branch (googlenet: 38 products become 92).
     optimizer.passes.retain(|pass| !format!("{pass:?}").starts_with("ConcatThenEinsum"));
     optimizer.optimize(&mut typed)?;
     typed.compact()?;
     Ok(typed)
+}
+
+/// The largest of no elements is minus infinity in ONNX; tract makes it 0.
+fn extremes(model: &ModelProto, inferred: &InferenceModel) -> TractResult<()> {
+    let nodes = model.graph.iter().flat_map(|g| &g.node);
+    for node in nodes.filter(|n| matches!(&*n.op_type, "ReduceMax" | "ReduceMin")) {
+        let Ok(id) = inferred.node_id_by_name(&node.name) else { continue };
+        let (inputs, outputs) = inferred.node_facts(id)?;
+        let empty = |f: &InferenceFact| f.shape.concretize().is_some_and(|dims| dims.contains(&0.to_dim()));
+        if inputs.first().is_some_and(|f| empty(f)) && !outputs.first().is_some_and(|f| empty(f)) {
+            bail!("node #{id} \"{}\" {}: the largest or smallest of no elements is not supported", node.name, node.op_type);
+        }
+    }
+    Ok(())
 }

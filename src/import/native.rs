@@ -76,6 +76,9 @@ pub(super) fn form(model: &TypedModel, node: &TypedNode) -> TractResult<Form> {
     }
     if let Some(op) = node.op_as::<Pad>() {
         return match &op.mode {
+            PadMode::Constant(_) if op.pads.iter().any(|p| p.0.max(p.1) > isize::MAX as usize) => {
+                bail!("negative pads are not supported: crop with Slice instead")
+            }
             PadMode::Constant(value) => {
                 let value = value.cast_to_dt(facts[0].datum_type)?;
                 let value = types::bytes(&value)?.as_slice().to_vec();

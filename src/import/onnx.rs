@@ -3,7 +3,7 @@
 use super::attributes::Attributes;
 use super::convert::Form;
 use super::rules::axis;
-use super::whole::Whole;
+use super::whole::{COPY, Whole};
 use super::windows::{self, Sizes, window};
 use crate::graph::{Activation, Op, Recurrent};
 use crate::program::{Binary, Unary};
@@ -24,6 +24,7 @@ pub(super) fn form(whole: &Whole, model: &TypedModel, node: &TypedNode) -> Tract
     let groups = || usize::try_from(a.int("group", 1)).context("group is negative");
     let epsilon = a.float("epsilon", 1e-5);
     Ok(Form::One(match &*whole.node.op_type {
+        COPY => return Ok(Form::Same),
         "Elu" => return map(Unary::Elu, [a.float("alpha", 1.0), 0.0]),
         "Selu" => return map(Unary::Selu, [a.float("alpha", 1.673_263_2), a.float("gamma", 1.050_701)]),
         "HardSigmoid" => return map(Unary::HardSigmoid, [a.float("alpha", 0.2), a.float("beta", 0.5)]),

@@ -2,7 +2,7 @@
 
 use super::attributes::Attributes;
 use super::skeleton;
-use super::whole::Inputs;
+use super::whole::{COPY, Inputs};
 use super::windows::{Sizes, window};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
@@ -59,6 +59,7 @@ pub(super) fn rule(node: &NodeProto, _opset: i64) -> Option<Rule> {
             like(true)
         }
         "BatchNormalization"
+        | COPY
         | "GroupNormalization"
         | "InstanceNormalization"
         | "LogSoftmax"

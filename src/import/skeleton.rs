@@ -225,7 +225,7 @@ fn place(header: &Header<'_>, file: &Arc<Mmap>, files: &mut Files<'_>) -> Result
         let offset = number(header.offset, "offset")?.unwrap_or(0);
         let length = number(header.length, "length")?;
         let (data_path, data) = files.open(location).map_err(|what| bad(format!("lies in \"{location}\": {what}")))?;
-        let rest = data.len().checked_sub(offset).unwrap_or(0);
+        let rest = data.len().saturating_sub(offset);
         let len = length.unwrap_or(rest);
         if offset > data.len() || len > rest {
             return Err(bad(format!(

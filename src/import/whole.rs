@@ -19,6 +19,9 @@ pub(super) static STOCK: LazyLock<tract_onnx::Onnx> = LazyLock::new(tract_onnx::
 /// The op type of a node that stands for a weight.
 pub(super) const HELD: &str = "KilnWeight";
 
+/// The op type of a node that yields its input.
+pub(super) const COPY: &str = "KilnCopy";
+
 /// An importer whose operators are kept whole as [`rules::whole`] says.
 pub(super) fn importer() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
@@ -26,7 +29,11 @@ pub(super) fn importer() -> tract_onnx::Onnx {
         onnx.op_register.insert(name, whole);
     }
     onnx.op_register.insert(HELD, held);
+    onnx.op_register.insert(COPY, whole);
     onnx.op_register.insert("ConstantOfShape", constant_of_shape);
+    onnx.op_register.insert("Einsum", einsum);
+    onnx.op_register.insert("Pad", pad);
+    onnx.op_register.insert("Slice", slice);
     onnx
 }
 
@@ -45,8 +52,30 @@ fn whole(ctx: &ParsingContext, node: &NodeProto) -> Built {
     }
 }
 
+/// The integers in an input of a node, if it is an initializer or a `Constant`.
+fn constant_ints(ctx: &ParsingContext, node: &NodeProto, slot: usize) -> Option<Vec<i64>> {
+    let name = node.input.get(slot).filter(|n| !n.is_empty())?;
+    let graph = ctx.model.graph.as_ref()?;
+    let found = graph.initializer.iter().find(|t| t.name == *name);
+    let tensor = match found {
+        Some(tensor) => ctx.load_tensor(tensor).ok()?,
+        None => {
+            let maker = graph.node.iter().find(|n| n.op_type == "Constant" && n.output.contains(name))?;
+            if let Some(ints) = Attributes(maker).ints("value_ints") {
+                return Some(ints.to_vec());
+            }
+            ctx.load_tensor(maker.attribute.iter().find(|a| a.name == "value")?.t.as_ref()?).ok()?
+        }
+    };
+    Some(tensor.cast_to::<i64>().ok()?.try_as_plain_ram().ok()?.as_slice::<i64>().ok()?.to_vec())
+}
+
 /// Without `value` the result is of `f32`, 0; tract takes `f64`.
 fn constant_of_shape(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    if let Some(dims) = constant_ints(ctx, node, 0) {
+        let elements = dims.iter().try_fold(1i64, |n, &d| n.checked_mul(d)).filter(|&n| n <= 1 << 30);
+        ensure!(elements.is_some(), "a constant of shape {dims:?} is too large");
+    }
     if Attributes(node).has("value") {
         return stock(ctx, node);
     }
@@ -58,6 +87,34 @@ fn constant_of_shape(ctx: &ParsingContext, node: &NodeProto) -> Built {
         ..Default::default()
     });
     stock(ctx, &node)
+}
+
+/// tract evaluates a diagonal wrongly.
+fn einsum(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    let equation = Attributes(node).text("equation", "");
+    for term in equation.split("->").next().unwrap_or_default().split(',') {
+        let letters: Vec<char> = term.chars().filter(|c| c.is_alphabetic()).collect();
+        let twice = letters.iter().enumerate().any(|(i, c)| letters[..i].contains(c));
+        ensure!(!twice, "a letter that stands twice in one operand (\"{}\") is not supported", term.trim());
+    }
+    stock(ctx, node)
+}
+
+/// tract takes a negative number for a huge one.
+fn pad(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    let given = constant_ints(ctx, node, 1);
+    let pads = given.as_deref().or(Attributes(node).ints("pads")).unwrap_or_default();
+    ensure!(pads.iter().all(|&p| p >= 0), "negative pads are not supported: crop with Slice instead");
+    stock(ctx, node)
+}
+
+/// Backwards, an end past the last element means that nothing is taken; tract takes all.
+fn slice(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    if let (Some(ends), Some(steps)) = (constant_ints(ctx, node, 2), constant_ints(ctx, node, 4)) {
+        let nothing = ends.iter().zip(&steps).any(|(&end, &step)| step < 0 && end >= i32::MAX as i64);
+        ensure!(!nothing, "a backward slice whose end lies behind its start takes nothing, which is not supported");
+    }
+    stock(ctx, node)
 }
 
 /// A node of ONNX with its types and shapes.

@@ -51,9 +51,9 @@ pub(super) fn window(a: Attributes<'_>, sizes: &[usize], weights: Option<&[usize
         "NOTSET" => (window.before, window.after) = pads(a, axes)?,
         "VALID" => {}
         "SAME_UPPER" | "SAME_LOWER" => {
-            for i in 0..axes {
-                let needed = (sizes[i].div_ceil(window.strides[i]).max(1) - 1) * window.strides[i] + window.extent(i)?;
-                let (small, large) = halves(needed.saturating_sub(sizes[i]));
+            for (i, &size) in sizes.iter().enumerate() {
+                let needed = (size.div_ceil(window.strides[i]).max(1) - 1) * window.strides[i] + window.extent(i)?;
+                let (small, large) = halves(needed.saturating_sub(size));
                 (window.before[i], window.after[i]) = if auto == "SAME_UPPER" { (small, large) } else { (large, small) };
             }
         }
