@@ -9,11 +9,20 @@
 //! Kernels take [`Src`] and [`Dst`], spans of memory that may overlap where a kernel's docs allow it (in place); a
 //! kernel asserts, once and before its loops, that its spans are as long as its sizes say.
 
+pub mod conv;
+pub mod depthwise;
+pub mod epilogue;
+pub mod gemm;
 pub mod isa;
 pub mod math;
+pub mod pack;
+pub mod pool;
 pub mod portable;
 pub mod simd;
 pub mod span;
+#[cfg(test)]
+mod tests;
+mod tile;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 

@@ -35,6 +35,23 @@ pub trait F32s: Copy + 'static {
     /// `p` is valid for writes of `n` elements, and `n <= LANES`.
     unsafe fn store_first(self, p: *mut f32, n: usize);
 
+    /// Asks for the line at `p`, which may be any address, in the second-level cache.
+    #[inline(always)]
+    fn prefetch(_p: *const f32) {}
+    /// Copies a square of [`Self::LANES`] rows and columns and transposes it. Rows are `from_row` and `to_row` elements apart.
+    ///
+    /// # Safety
+    /// `from` is valid for reads, and `to` for writes, of all those elements.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for r in 0..Self::LANES {
+            for c in 0..Self::LANES {
+                // SAFETY: as promised.
+                unsafe { to.add(c * to_row + r).write(from.add(r * from_row + c).read()) };
+            }
+        }
+    }
+
     /// Lane by lane.
     fn add(self, b: Self) -> Self;
     /// Lane by lane.

@@ -77,6 +77,16 @@ impl<'m, T: Copy> Src<'m, T> {
         Src { pointer: unsafe { self.pointer.add(start) }, len: self.len - start, memory: PhantomData }
     }
 
+    /// The first `len` elements.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[inline(always)]
+    pub fn first(self, len: usize) -> Self {
+        assert!(len <= self.len);
+        Src { len, ..self }
+    }
+
     /// One element.
     ///
     /// # Panics
@@ -142,6 +152,16 @@ impl<'m, T: Copy> Dst<'m, T> {
         assert!(start <= self.len);
         // SAFETY: `start` is within the span.
         Dst { pointer: unsafe { self.pointer.add(start) }, len: self.len - start, memory: PhantomData }
+    }
+
+    /// The first `len` elements.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[inline(always)]
+    pub fn first(self, len: usize) -> Self {
+        assert!(len <= self.len);
+        Dst { len, ..self }
     }
 
     /// Writes one element.

@@ -105,6 +105,22 @@ impl<'a> Op<'a> {
         self.inputs.get(i).copied().filter(|&t| t != NONE)
     }
 
+    /// The number of an input tensor that the op can't do without.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`] when it is absent, never for a checked image.
+    pub fn needed_input(&self, i: usize) -> Result<u32> {
+        self.input(i).ok_or(Error::new(Kind::BadImage, "an op lacks an input"))
+    }
+
+    /// The number of an output tensor that the op can't do without.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`] when it is absent, never for a checked image.
+    pub fn needed_output(&self, i: usize) -> Result<u32> {
+        self.output(i).ok_or(Error::new(Kind::BadImage, "an op lacks an output"))
+    }
+
     /// The number of an output tensor, if it is there.
     pub fn output(&self, i: usize) -> Option<u32> {
         self.outputs.get(i).copied().filter(|&t| t != NONE)

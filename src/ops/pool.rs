@@ -1,15 +1,17 @@
 //! Pooling.
 
 use super::{Context, Entry, Op};
-use crate::error::{Error, Kind, Result};
-use crate::kernels::Backend;
-use crate::program::OpKind;
+use crate::error::Result;
+use crate::kernels::{Backend, pool};
+use crate::program::{OpKind, Pool};
 
 /// [`Pool`](OpKind::Pool).
 pub const fn entry<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Pool, eval: eval_entry::<B> }
+    Entry { kind: OpKind::Pool, eval: eval::<B> }
 }
 
-fn eval_entry<B: Backend>(_context: &Context<'_>, _op: &Op<'_>) -> Result<()> {
-    Err(Error::new(Kind::MissingOp, "draft"))
+fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+    let (record, _) = op.record::<Pool>()?;
+    pool::pool::<B>(record, context.src(op.needed_input(0)?), context.dst(op.needed_output(0)?));
+    Ok(())
 }

@@ -7,6 +7,7 @@
 
 pub mod draft;
 pub mod live;
+pub mod pack;
 pub mod place;
 #[cfg(test)]
 mod tests;

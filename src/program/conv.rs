@@ -80,9 +80,38 @@ impl Conv {
         self.epilogue.check(operands, self.out_c as u64, y)
     }
 
+    /// Taps of a window for which kernels keep pointers, at the most; larger windows are gathered.
+    pub const TAPS: u32 = 64;
+    /// Windows that are gathered at a time, at the most.
+    pub const GATHERED: u32 = 16;
+
+    /// Whether it is a matrix product over pixels.
+    pub fn is_pointwise(&self) -> bool {
+        let ones = [self.kernel_h, self.kernel_w, self.stride_h, self.stride_w];
+        ones == [1; 4] && self.pad_top == 0 && self.pad_left == 0 && self.out_h == self.in_h && self.out_w == self.in_w
+    }
+
+    /// Whether the pixels of one row of a window lie side by side in memory.
+    pub const fn rows_are_runs(&self) -> bool {
+        self.groups == 1 && self.in_pitch == self.in_c && (self.dilation_w == 1 || self.kernel_w == 1)
+    }
+
+    /// Whether windows that cross the border (or all of them, where rows are no runs) are copied to scratch: with few
+    /// channels, where a tap is too short a run of the depth, and with too many taps.
+    pub const fn gathers(&self) -> bool {
+        let taps = self.kernel_h as u64 * self.kernel_w as u64;
+        taps > Self::TAPS as u64 || (self.rows_are_runs() && self.kernel_w > 1 && self.in_c < 24)
+    }
+
     /// Depth of one group's weight matrix.
     pub const fn depth(&self) -> u64 {
-        self.kernel_h as u64 * self.kernel_w as u64 * (self.in_c / self.groups) as u64
+        let groups = if self.groups == 0 { 1 } else { self.groups };
+        (self.kernel_h as u64 * self.kernel_w as u64).saturating_mul((self.in_c / groups) as u64)
+    }
+
+    /// Output pixels of all pictures.
+    pub const fn pixels(&self) -> u64 {
+        (self.out_h as u64 * self.out_w as u64).saturating_mul(self.batch as u64)
     }
 
     /// Elements of the packed weights of all groups.
@@ -107,14 +136,21 @@ impl Record for Conv {
         self.check_geometry(operands, self.weights())
     }
 
-    /// Room to gather the rows of one tile of output pixels (im2col), of which kernels may use less.
+    /// Room to gather the windows of one tile of output pixels, or for a row of zeros.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        let rows = 16.min(self.batch as u64 * self.out_h as u64 * self.out_w as u64);
-        (4 * rows * self.depth()).next_multiple_of(64)
+        if self.is_pointwise() {
+            return 0;
+        }
+        let elements = if self.gathers() {
+            self.pixels().min(Self::GATHERED as u64).saturating_mul(self.depth())
+        } else {
+            (self.in_c / self.groups.max(1)) as u64
+        };
+        elements.saturating_mul(4).checked_next_multiple_of(64).unwrap_or(u64::MAX)
     }
 
     fn macs(&self) -> u64 {
-        self.batch as u64 * self.out_h as u64 * self.out_w as u64 * self.out_c as u64 * self.depth()
+        self.pixels().saturating_mul(self.out_c as u64).saturating_mul(self.depth())
     }
 }
 
@@ -129,12 +165,21 @@ impl Record for Depthwise {
         if c.in_c != c.out_c || c.groups != c.out_c {
             return bad("a depthwise convolution has one input and one output channel per group");
         }
-        c.check_geometry(operands, c.kernel_h as u64 * c.kernel_w as u64 * c.out_c as u64)
+        match (c.kernel_h as u64 * c.kernel_w as u64).checked_mul(c.out_c as u64) {
+            Some(weights) => c.check_geometry(operands, weights),
+            None => bad("a convolution's weights are too large"),
+        }
+    }
+
+    /// A pixel of zeros.
+    fn scratch(&self, _tail: &[u8]) -> u64 {
+        (self.0.in_c as u64 * 4).next_multiple_of(64)
     }
 
     fn macs(&self) -> u64 {
         let c = &self.0;
-        c.batch as u64 * c.out_h as u64 * c.out_w as u64 * c.out_c as u64 * c.kernel_h as u64 * c.kernel_w as u64
+        let taps = (c.kernel_h as u64).saturating_mul(c.kernel_w as u64);
+        c.pixels().saturating_mul(c.out_c as u64).saturating_mul(taps)
     }
 }
 

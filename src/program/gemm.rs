@@ -135,13 +135,19 @@ impl Record for Gemm {
         if self.m > 1 && self.c_row < self.n {
             return bad("rows of a gemm's output overlap");
         }
+        // Also bounds the work: each product writes elements of its own.
+        let written = self.batch.iter().try_fold(self.m as u64 * self.n as u64, |p, &b| p.checked_mul(b as u64));
+        if c > 0 && written.is_none_or(|written| written > c) {
+            return bad("products of a gemm's batch overlap");
+        }
         self.epilogue.check(operands, self.n as u64, c)
     }
 
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        let b = if self.b_packed == 0 { 4 * packed_len(self.k as u64, self.n as u64) } else { 0 };
-        let a = if self.a_col != 1 { 4 * self.m as u64 * self.k as u64 } else { 0 };
-        b.next_multiple_of(64) + a.next_multiple_of(64)
+        let b = if self.b_packed == 0 { packed_len(self.k as u64, self.n as u64) } else { 0 };
+        let a = if self.a_col != 1 { self.m as u64 * self.k as u64 } else { 0 };
+        let bytes = |elements: u64| elements.saturating_mul(4).checked_next_multiple_of(64).unwrap_or(u64::MAX);
+        bytes(b).saturating_add(bytes(a))
     }
 
     fn macs(&self) -> u64 {

@@ -1,0 +1,162 @@
+//! Depthwise convolution over NHWC maps: channels innermost, a tile of outputs of one row at a time.
+//!
+//! A tile of 7 outputs (4 with a stride) shares its weights, which are loaded once per vector of channels. Weights kept in
+//! registers along a row, or one output at a time, measured half as fast; more outputs spill.
+#![allow(unsafe_code)]
+
+use super::epilogue::{self, Epilogue, Target, store};
+use super::pool::inside;
+use super::{Backend, Dst, F32s, Kernel, Src};
+use crate::program::Conv;
+
+/// Computes the depthwise convolution of a record that has passed its check.
+///
+/// Vector loads may reach up to [`SLACK`](crate::program::SLACK) bytes past the end of `x` and `w`. The residual may share
+/// memory with `y`.
+///
+/// # Panics
+/// If a span is shorter than the record says.
+pub fn depthwise<B: Backend>(
+    g: &Conv,
+    x: Src<'_, f32>,
+    w: Src<'_, f32>,
+    y: Dst<'_, f32>,
+    epilogue: Epilogue<'_>,
+    _scratch: Dst<'_, f32>,
+) {
+    let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
+    let out_pixels = g.pixels() as usize;
+    if out_pixels == 0 || g.out_c == 0 {
+        return;
+    }
+    let channels = g.out_c as usize;
+    let elements = (out_pixels - 1) * g.out_pitch as usize + channels;
+    assert!(in_pixels == 0 || x.len() >= (in_pixels - 1) * g.in_pitch as usize + channels);
+    assert!(w.len() >= g.kernel_h as usize * g.kernel_w as usize * channels);
+    assert!(y.len() >= elements);
+    epilogue.assert_holds(channels, elements);
+    let target = Target {
+        epilogue: &epilogue,
+        finish: epilogue::finish::<B>,
+        c: y.pointer(),
+        residual: epilogue.residual.map_or(core::ptr::null(), |r| r.pointer()),
+        row: g.out_pitch as usize,
+    };
+    B::launch(Run { g, x: x.pointer(), w: w.pointer(), target });
+}
+
+struct Run<'m, 'e> {
+    g: &'m Conv,
+    x: *const f32,
+    w: *const f32,
+    target: Target<'e>,
+}
+
+impl Kernel for Run<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32s>(self) {
+        let g = self.g;
+        let channels = g.out_c as usize;
+        let pitch = g.in_pitch as usize;
+        let in_row = g.in_w as usize * pitch;
+        // Outputs whose windows lie inside, horizontally.
+        let reach = ((g.kernel_w - 1) * g.dilation_w) as i32;
+        let left = g.pad_left.div_ceil(g.stride_w).min(g.out_w);
+        let last = g.in_w as i32 + g.pad_left as i32 - reach - 1;
+        let right = if last < 0 { left } else { (last as u32 / g.stride_w + 1).clamp(left, g.out_w) };
+        for line in 0..g.batch as usize * g.out_h as usize {
+            let (picture, oy) = (line / g.out_h as usize, line % g.out_h as usize);
+            let y = oy as i32 * g.stride_h as i32 - g.pad_top as i32;
+            let (ky, rows) = inside(y, g.kernel_h, g.dilation_h, g.in_h);
+            let x_row = self
+                .x
+                .wrapping_add(picture * g.in_h as usize * in_row)
+                .wrapping_offset((y + (ky * g.dilation_h) as i32) as isize * in_row as isize);
+            let mut ox = 0;
+            while ox < g.out_w {
+                let x = ox as i32 * g.stride_w as i32 - g.pad_left as i32;
+                let within = ox >= left && ox < right;
+                let (kx, columns) = if within { (0, g.kernel_w) } else { inside(x, g.kernel_w, g.dilation_w, g.in_w) };
+                let outputs = if within { right - ox } else { 1 };
+                // SAFETY: the first `rows` x `columns` taps from `ky`, `kx` on lie inside the map for all outputs of the tile;
+                // lengths were asserted, and loads reach past the end by less than a vector.
+                unsafe {
+                    let tile = Tile {
+                        x: x_row.wrapping_offset((x + (kx * g.dilation_w) as i32) as isize * pitch as isize),
+                        w: self.w.wrapping_add((ky as usize * g.kernel_w as usize + kx as usize) * channels),
+                        rows: rows as usize,
+                        columns: columns as usize,
+                        row: g.dilation_h as usize * in_row,
+                        column: g.dilation_w as usize * pitch,
+                        output: g.stride_w as usize * pitch,
+                        w_row: g.kernel_w as usize * channels,
+                        channels,
+                        target: self.target.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
+                    };
+                    ox += match outputs {
+                        7.. if g.stride_w == 1 && V::LANES > 1 => tile.run::<V, 7, 1>(),
+                        4.. => match V::LANES {
+                            1 => tile.run::<V, 4, 4>(),
+                            _ => tile.run::<V, 4, 1>(),
+                        },
+                        3 => tile.run::<V, 3, 1>(),
+                        2 => tile.run::<V, 2, 1>(),
+                        _ => tile.run::<V, 1, 1>(),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Outputs side by side and the taps that they all have.
+struct Tile<'e> {
+    /// First tap of the first output, channel 0.
+    x: *const f32,
+    /// Its weights.
+    w: *const f32,
+    /// Taps.
+    rows: usize,
+    columns: usize,
+    /// Input elements between rows and columns of taps, and between outputs.
+    row: usize,
+    column: usize,
+    output: usize,
+    /// Weights between rows of taps.
+    w_row: usize,
+    channels: usize,
+    target: Target<'e>,
+}
+
+impl Tile<'_> {
+    /// O outputs, W vectors of channels at a time. Gives O.
+    #[inline(always)]
+    unsafe fn run<V: F32s, const O: usize, const W: usize>(&self) -> u32 {
+        let mut c = 0;
+        while c < self.channels {
+            let mut acc = [[V::splat(0.0); W]; O];
+            for r in 0..self.rows {
+                let mut x = self.x.wrapping_add(r * self.row + c);
+                let mut w = self.w.wrapping_add(r * self.w_row + c);
+                for _ in 0..self.columns {
+                    for v in 0..W {
+                        // SAFETY: all taps lie inside, as the caller sees to.
+                        unsafe {
+                            let weight = V::load(w.add(v * V::LANES));
+                            for (o, acc) in acc.iter_mut().enumerate() {
+                                acc[v] = V::load(x.add(o * self.output + v * V::LANES)).mul_add(weight, acc[v]);
+                            }
+                        }
+                    }
+                    x = x.wrapping_add(self.column);
+                    w = w.wrapping_add(self.channels);
+                }
+            }
+            // SAFETY: the output has these pixels and channels.
+            unsafe { store(acc, &self.target, c, (W * V::LANES).min(self.channels - c)) };
+            c += W * V::LANES;
+        }
+        O as u32
+    }
+}

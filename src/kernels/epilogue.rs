@@ -1,0 +1,254 @@
+//! What happens to a product on its way to memory: factor, bias, residual, activation.
+//!
+//! A tile of sums lies in registers when it is done. Where it is whole and its activation is a clamp or hard-swish, all of
+//! this happens in registers ([`store`]), stage by stage over the tile, so that the branches cost a few cycles a tile.
+//! Everything else (columns that end inside a vector, activations built on exponentials, which gain nothing from being
+//! fused) is put down on the stack and finished from there by one function per backend ([`Finish`]), so that not every
+//! tile shape carries every activation.
+#![allow(unsafe_code)]
+
+use super::{Backend, F32s, Kernel, Src, math};
+use crate::program::Unary;
+use core::mem::MaybeUninit;
+
+/// `y = act(alpha * product + bias[column] + residual)`, or with the residual added after the activation.
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue<'m> {
+    /// Factor of the product.
+    pub alpha: f32,
+    /// One per column.
+    pub bias: Option<Src<'m, f32>>,
+    /// Addressed like the output, which may be the same memory.
+    pub residual: Option<Src<'m, f32>>,
+    /// The residual is added after the activation.
+    pub residual_after: bool,
+    /// The activation.
+    pub activation: Unary,
+    /// Its parameters.
+    pub p: [f32; 2],
+}
+
+impl<'m> Epilogue<'m> {
+    /// Stores the product as it is.
+    pub const NONE: Epilogue<'static> =
+        Epilogue { alpha: 1.0, bias: None, residual: None, residual_after: false, activation: Unary::Identity, p: [0.0; 2] };
+
+    /// The epilogue that a record asks for; of a checked record the activation is always a known one.
+    pub fn of(
+        record: &crate::program::Epilogue,
+        alpha: f32,
+        bias: Option<Src<'m, f32>>,
+        residual: Option<Src<'m, f32>>,
+    ) -> Epilogue<'m> {
+        Epilogue {
+            alpha,
+            bias,
+            residual,
+            residual_after: record.residual == 2,
+            activation: Unary::from_number(record.activation).unwrap_or(Unary::Identity),
+            p: record.p,
+        }
+    }
+
+    /// The same epilogue for the columns and output elements from these on.
+    pub(super) fn from(self, column: usize, element: usize) -> Epilogue<'m> {
+        Epilogue { bias: self.bias.map(|b| b.from(column)), residual: self.residual.map(|r| r.from(element)), ..self }
+    }
+
+    /// Asserts that there is a bias for each of `columns`, and a residual for each of `elements`.
+    pub(super) fn assert_holds(&self, columns: usize, elements: usize) {
+        assert!(self.bias.is_none_or(|b| b.len() >= columns));
+        assert!(self.residual.is_none_or(|r| r.len() >= elements));
+    }
+
+    const fn in_registers(&self) -> bool {
+        matches!(self.activation, Unary::Identity | Unary::Clip | Unary::HardSwish)
+    }
+}
+
+/// Where the rows of a tile go: element 0 of a row `r` is `r * row` elements on.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'e> {
+    /// What is done on the way.
+    pub epilogue: &'e Epilogue<'e>,
+    /// Compiled for the backend: [`finish`].
+    pub finish: Finish,
+    /// Row 0, column 0 of the output.
+    pub c: *mut f32,
+    /// The same place in the residual, if there is one.
+    pub residual: *const f32,
+    /// Elements between rows.
+    pub row: usize,
+}
+
+impl Target<'_> {
+    /// The place `elements` further on.
+    ///
+    /// # Safety
+    /// The output, and the residual if there is one, reach so far.
+    #[inline(always)]
+    pub unsafe fn from(self, elements: usize) -> Self {
+        // SAFETY: as promised; the residual may be absent, then its pointer is never read.
+        Target { c: unsafe { self.c.add(elements) }, residual: self.residual.wrapping_add(elements), ..self }
+    }
+}
+
+/// Finishes a tile of sums that lies in memory, rows `stride` apart: rows, columns, first column.
+pub(super) type Finish = unsafe fn(&Target<'_>, *const f32, usize, usize, usize, usize);
+
+/// The [`Finish`] of a backend.
+///
+/// # Safety
+/// `tile` holds `rows` rows of whole vectors, at least `columns` elements each; the target has room for them from
+/// `column` on.
+pub(super) unsafe fn finish<B: Backend>(
+    target: &Target<'_>,
+    tile: *const f32,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    column: usize,
+) {
+    B::launch(FinishTile { target, tile, stride, rows, columns, column });
+}
+
+struct FinishTile<'t, 'e> {
+    target: &'t Target<'e>,
+    tile: *const f32,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    column: usize,
+}
+
+impl Kernel for FinishTile<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32s>(self) {
+        let e = self.target.epilogue;
+        let alpha = V::splat(e.alpha);
+        for at in (0..self.columns).step_by(V::LANES) {
+            let n = V::LANES.min(self.columns - at);
+            for r in 0..self.rows {
+                let place = r * self.target.row + self.column + at;
+                // SAFETY: rows and columns are those of the tile, the target and the bias, as `finish` was promised; no more
+                // than the first `n` lanes of the target and of the residual are touched.
+                unsafe {
+                    let bias = match e.bias {
+                        Some(bias) => V::load_first(bias.pointer().add(self.column + at), n),
+                        None => V::splat(0.0),
+                    };
+                    let mut x = V::load(self.tile.add(r * self.stride + at)).mul_add(alpha, bias);
+                    let residual = match e.residual {
+                        Some(_) => V::load_first(self.target.residual.add(place), n),
+                        None => V::splat(0.0),
+                    };
+                    if e.residual.is_some() && !e.residual_after {
+                        x = x.add(residual);
+                    }
+                    x = math::unary(e.activation, e.p, x);
+                    if e.residual.is_some() && e.residual_after {
+                        x = x.add(residual);
+                    }
+                    x.store_first(self.target.c.add(place), n);
+                }
+            }
+        }
+    }
+}
+
+/// `min(max(x, p0), p1)`, NaN stays NaN.
+#[inline(always)]
+fn clip<V: F32s>(x: V, p: [f32; 2]) -> V {
+    V::splat(p[1]).min(V::splat(p[0]).max(x))
+}
+
+/// `x * min(max(x * p0 + p1, 0), 1)`.
+#[inline(always)]
+fn hard_swish<V: F32s>(x: V, p: [f32; 2]) -> V {
+    x.mul(clip(x.mul_add(V::splat(p[0]), V::splat(p[1])), [0.0, 1.0]))
+}
+
+/// Stores a tile of sums, `columns` of them in each row, the first of which is column `column`.
+///
+/// # Safety
+/// The target has room for the tile's rows and columns from `column` on, and so has the bias.
+#[inline(always)]
+pub(super) unsafe fn store<V: F32s, const R: usize, const W: usize>(
+    mut acc: [[V; W]; R],
+    target: &Target<'_>,
+    column: usize,
+    columns: usize,
+) {
+    let e = target.epilogue;
+    if columns < W * V::LANES || !e.in_registers() {
+        const { assert!(size_of::<V>() == V::LANES * size_of::<f32>()) };
+        let mut tile = MaybeUninit::<[[V; W]; R]>::uninit();
+        let tile = tile.as_mut_ptr().cast::<f32>();
+        for (r, row) in acc.iter().enumerate() {
+            for (w, x) in row.iter().enumerate() {
+                // SAFETY: the tile has room for R rows of W vectors.
+                unsafe { x.store(tile.add((r * W + w) * V::LANES)) };
+            }
+        }
+        // SAFETY: the tile was just written; the rest as promised to this function.
+        unsafe { (target.finish)(target, tile, W * V::LANES, R, columns, column) };
+        return;
+    }
+    let mut bias = [V::splat(0.0); W];
+    if let Some(b) = e.bias {
+        for (w, x) in bias.iter_mut().enumerate() {
+            // SAFETY: all columns of the tile have a bias, as promised.
+            *x = unsafe { V::load(b.pointer().add(column + w * V::LANES)) };
+        }
+    }
+    let alpha = V::splat(e.alpha);
+    for row in &mut acc {
+        for w in 0..W {
+            row[w] = row[w].mul_add(alpha, bias[w]);
+        }
+    }
+    if e.residual.is_some() && !e.residual_after {
+        // SAFETY: the residual reaches as far as the output.
+        unsafe { add_residual(&mut acc, target, column) };
+    }
+    match e.activation {
+        Unary::Clip => {
+            for row in &mut acc {
+                for x in row {
+                    *x = clip(*x, e.p);
+                }
+            }
+        }
+        Unary::HardSwish => {
+            for row in &mut acc {
+                for x in row {
+                    *x = hard_swish(*x, e.p);
+                }
+            }
+        }
+        _ => {}
+    }
+    if e.residual.is_some() && e.residual_after {
+        // SAFETY: as above.
+        unsafe { add_residual(&mut acc, target, column) };
+    }
+    for (r, row) in acc.iter().enumerate() {
+        for (w, x) in row.iter().enumerate() {
+            // SAFETY: the target has room for all rows and columns of the tile.
+            unsafe { x.store(target.c.add(r * target.row + column + w * V::LANES)) };
+        }
+    }
+}
+
+/// # Safety
+/// There is a residual, with room for the tile from `column` on.
+#[inline(always)]
+unsafe fn add_residual<V: F32s, const R: usize, const W: usize>(acc: &mut [[V; W]; R], target: &Target<'_>, column: usize) {
+    for (r, row) in acc.iter_mut().enumerate() {
+        for (w, x) in row.iter_mut().enumerate() {
+            // SAFETY: as promised.
+            *x = x.add(unsafe { V::load(target.residual.add(r * target.row + column + w * V::LANES)) });
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Matrix products: the loops around the microkernel.
+//!
+//! Rows of A are read in place. Small weights (up to about 200 KB, so that they stay in the second-level cache) are walked
+//! once per tile of rows, whose part of A stays in the first-level cache; larger ones are read once, panel by panel, each
+//! times all tiles of rows, while the next panel is fetched.
+#![allow(unsafe_code)]
+
+use super::epilogue::{self, Epilogue, Target};
+use super::tile::{PANEL, Panels, RowBlock, balanced, max_columns, max_rows};
+use super::{Backend, Dst, Src};
+
+/// Bytes of weights that are walked anew for each tile of rows.
+pub(super) const SMALL: usize = 200 << 10;
+
+/// The right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'m> {
+    /// Packed in panels of 16 columns: see [`packed_len`](crate::program::packed_len).
+    Packed(Src<'m, f32>),
+    /// Row-major, rows this many elements apart. Vector loads may reach up to
+    /// [`SLACK`](crate::program::SLACK) bytes past its last element.
+    InPlace(Src<'m, f32>, usize),
+}
+
+/// `C[m][n] = epilogue(A[m][k] * B[k][n])`, with contiguous rows of A and C.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'m> {
+    /// Rows.
+    pub m: usize,
+    /// Columns.
+    pub n: usize,
+    /// Depth.
+    pub k: usize,
+    /// Left operand.
+    pub a: Src<'m, f32>,
+    /// Elements between its rows (0: the same row throughout).
+    pub a_row: usize,
+    /// Right operand.
+    pub b: Right<'m>,
+    /// The result. It may share memory with the epilogue's residual, but not with the operands.
+    pub c: Dst<'m, f32>,
+    /// Elements between its rows.
+    pub c_row: usize,
+    /// What happens before the store; the residual is addressed like C.
+    pub epilogue: Epilogue<'m>,
+}
+
+impl Product<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// If an operand is shorter than the sizes say.
+    pub fn run<B: Backend>(&self) {
+        let &Product { m, n, k, a, a_row, c, c_row, epilogue: ref e, .. } = self;
+        if m == 0 || n == 0 {
+            return;
+        }
+        let elements = (m - 1) * c_row + n;
+        assert!(k == 0 || a.len() > (m - 1) * a_row + (k - 1));
+        assert!(c.len() >= elements);
+        e.assert_holds(n, elements);
+        let panels = match self.b {
+            Right::Packed(b) => {
+                assert!(b.len() >= n.div_ceil(PANEL) * PANEL * k);
+                Panels { pointer: b.pointer(), step: PANEL, panel: PANEL * k }
+            }
+            Right::InPlace(b, row) => {
+                assert!(k == 0 || b.len() >= (k - 1) * row + n);
+                Panels { pointer: b.pointer(), step: row, panel: PANEL }
+            }
+        };
+        let whole = Target {
+            epilogue: e,
+            finish: epilogue::finish::<B>,
+            c: c.pointer(),
+            residual: e.residual.map_or(core::ptr::null(), |r| r.pointer()),
+            row: c_row,
+        };
+        let small = 4 * n * k <= SMALL;
+        let most = max_rows::<B::F>();
+        let block = |(row, rows): (usize, usize), columns: (usize, usize), prefetch: bool| {
+            let mut table = [core::ptr::null(); MOST_ROWS];
+            for (r, pointer) in table.iter_mut().enumerate().take(rows) {
+                *pointer = a.pointer().wrapping_add((row + r) * a_row);
+            }
+            // SAFETY: the asserts above cover all rows, columns and depths that the block touches; B in place may be read
+            // past its end by less than a panel, which is less than the slack.
+            unsafe {
+                let target = whole.from(row * c_row);
+                B::launch(RowBlock::new(rows, table.as_ptr(), (1, k), panels, columns, &target, prefetch));
+            }
+        };
+        if small || m <= most {
+            let prefetch = !small && matches!(self.b, Right::Packed(_)) && m > 3;
+            for rows in balanced(m, most) {
+                block(rows, (0, n), prefetch);
+            }
+        } else {
+            let step = max_columns::<B::F>();
+            for column in (0..n).step_by(step) {
+                for rows in balanced(m, most) {
+                    block(rows, (column, n.min(column + step)), rows.0 == 0 && matches!(self.b, Right::Packed(_)));
+                }
+            }
+        }
+    }
+}
+
+/// The most rows that any tile has.
+pub(super) const MOST_ROWS: usize = 12;
