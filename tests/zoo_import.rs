@@ -88,9 +88,9 @@ fn evaluate(graph: &Graph, externs: &Externs, inputs: &BTreeMap<String, Array>) 
     Ok(graph.outputs.iter().map(|o| values[&o.0].clone()).collect())
 }
 
-/// Small integer inputs decide shapes: they are given as constants.
+/// Inputs that decide shapes, and other small integer ones, are given as constants.
 fn give_small_integers(inputs: &BTreeMap<String, Array>, declared: &[Declared], options: &mut Options) -> bool {
-    for input in declared.iter().filter(|i| matches!(i.dtype, Some(DType::I64 | DType::I32))) {
+    for input in declared.iter().filter(|i| i.decides || matches!(i.dtype, Some(DType::I64 | DType::I32))) {
         if let Some(array) = inputs.get(&input.name).filter(|a| a.bytes.len() <= 512) {
             let value = (input.dtype.unwrap(), array.dims.clone(), array.bytes.clone());
             options.values.insert(input.name.clone(), value);

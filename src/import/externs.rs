@@ -4,6 +4,7 @@
 //! Lowering may leave any node to its recipe. A recipe becomes a plan of tract when it is first run; constant inputs go into
 //! it then, out of the map.
 
+use super::attributes::Attributes;
 use super::guard::{self, Trouble};
 use super::types;
 use super::whole::STOCK;
@@ -150,6 +151,9 @@ impl Recipe {
         let constant = |i: &Operand| i.constant.as_ref().map(|b| self.tensor(i, b.as_slice()).map(Arc::new)).transpose();
         let constants = self.inputs.iter().map(constant).collect::<TractResult<Vec<_>>>()?;
         match &self.work {
+            Work::Onnx(node, ..) if matches!(&*node.op_type, "LSTM" | "GRU" | "RNN") && !plain_cell(node) => {
+                bail!("it does not heed direction, activations, clip or input_forget of a recurrent cell")
+            }
             Work::Onnx(node, opset, slots) => alone(node, *opset, slots, &facts, &constants),
             Work::Tract(op) => {
                 let mut model = TypedModel::default();
@@ -182,6 +186,13 @@ impl Recipe {
         };
         self.outputs.iter().zip(&results).map(bytes).collect()
     }
+}
+
+/// Whether tract computes this recurrent cell: it reads no attribute that changes what a step does, or the order of steps.
+fn plain_cell(node: &NodeProto) -> bool {
+    let a = Attributes(node);
+    let changed = ["activations", "activation_alpha", "activation_beta", "clip"].iter().any(|name| a.has(name));
+    !changed && a.int("input_forget", 0) == 0 && a.text("direction", "forward") != "reverse"
 }
 
 /// A plan of tract for one ONNX node alone, with tract's own importer; `facts` and `constants` by tract's numbers.

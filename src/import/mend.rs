@@ -9,7 +9,7 @@ use std::path::Path;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
 
 /// The newest operator set that is known.
-const NEWEST_OPSET: i64 = 26;
+const NEWEST_OPSET: i64 = 28;
 
 /// Checks and mends a model. `held` are the names of the weights that were taken out of it.
 ///

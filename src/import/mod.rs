@@ -1,9 +1,11 @@
 //! From an ONNX file to a [`Graph`]: the only module that knows protobuf and tract.
 //!
 //! 1. The file is mapped and its protobuf walked by hand; weights are left out and noted (`skeleton`).
-//! 2. What remains is decoded, checked and mended (`mend`), its inputs get their sizes (`inputs`).
+//! 2. What remains is decoded, local functions are written out (`functions`), it is checked and mended (`mend`), its inputs
+//!    get their sizes (`inputs`).
 //! 3. tract parses it, infers types and shapes, folds constants and declutters; operators that Kiln lowers on its own, and
-//!    the weights, stay whole (`whole`, `rules`, `windows`).
+//!    the weights, stay whole (`whole`, `rules`, `windows`), some that tract reads wrongly are mended (`builders`). Every call
+//!    is guarded against panics (`guard`).
 //! 4. Each node of tract's model becomes a node of the graph (`convert`, `native`, `onnx`). What has no native form becomes
 //!    an extern node, and every node leaves a recipe by which the host can evaluate it alone, by tract (`externs`).
 
@@ -19,6 +21,7 @@ use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::optim::Optimizer;
 
 mod attributes;
+mod builders;
 mod convert;
 mod externs;
 mod functions;

@@ -36,7 +36,10 @@ pub(super) fn form(whole: &Whole, model: &TypedModel, node: &TypedNode) -> Tract
         "Gelu" if a.text("approximate", "none") == "tanh" => return map(Unary::GeluTanh, [0.0; 2]),
         "Gelu" => return map(Unary::Gelu, [0.0; 2]),
         "Swish" if a.float("alpha", 1.0) == 1.0 => return map(Unary::Silu, [0.0; 2]),
-        "Swish" => return left("Swish with an alpha other than 1 is not native"),
+        "Swish" => bail!("an alpha other than 1 is not supported: write x * Sigmoid(alpha * x) instead"),
+        "PRelu" if whole.opset < 7 && input(1).is_some_and(|slope| !slope.shape.volume().is_one()) => {
+            return left("PRelu before opset 7 has one slope a channel, which is not native");
+        }
         "PRelu" => Op::Binary(Binary::Prelu),
         "Softmax" | "LogSoftmax" => return softmax(whole, x),
         "BatchNormalization" if a.int("training_mode", 0) != 0 || (1..node.outputs.len().max(1)).any(wants) => {

@@ -20,6 +20,7 @@ pub(super) const LARGE: usize = 16 << 10;
 // Field numbers of onnx.proto3.
 const MODEL_GRAPH: u32 = 7;
 const MODEL_METADATA: u32 = 14;
+const GRAPH_NODE: u32 = 1;
 const GRAPH_INITIALIZER: u32 = 5;
 const GRAPH_INPUT: u32 = 11;
 const GRAPH_OUTPUT: u32 = 12;
@@ -304,6 +305,9 @@ pub struct Declared {
     pub dtype: Option<DType>,
     /// Sizes, outermost first; `None` where the file does not say how many axes there are.
     pub dims: Option<Vec<Dim>>,
+    /// An input whose values are axes, sizes, counts or the like of some node, and so decide shapes: it should be given as
+    /// a value ([`Options::values`](super::Options::values)).
+    pub decides: bool,
 }
 
 /// What a file declares about itself.
@@ -320,7 +324,7 @@ pub struct Signature {
 /// Reads the signature out of a file's bytes; weights are stepped over.
 pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
     let mut signature = Signature::default();
-    let mut initializers = HashSet::new();
+    let (mut initializers, mut deciding) = (HashSet::new(), HashSet::new());
     let mut seen_graph = false;
     for field in Fields::of(bytes) {
         let field = field?;
@@ -334,6 +338,7 @@ pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
                 for field in field.fields()? {
                     let field = field?;
                     match field.number {
+                        GRAPH_NODE => decided_by(&field, &mut deciding)?,
                         GRAPH_INITIALIZER => {
                             for field in field.fields()? {
                                 let field = field?;
@@ -355,12 +360,35 @@ pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
         return Err("it has no graph");
     }
     signature.inputs.retain(|i| !initializers.contains(&*i.name));
+    signature.inputs.iter_mut().for_each(|i| i.decides = deciding.contains(&*i.name));
     Ok(signature)
+}
+
+/// Adds the names of a node's inputs whose values decide shapes.
+fn decided_by<'a>(node: &Field<'a>, deciding: &mut HashSet<&'a str>) -> Result<(), Damaged> {
+    let (mut inputs, mut op) = (Vec::new(), "");
+    for field in node.fields()? {
+        let field = field?;
+        match field.number {
+            1 => inputs.push(field.text()?),
+            4 => op = field.text()?,
+            _ => {}
+        }
+    }
+    let first = match op {
+        "ConstantOfShape" | "Range" => 0,
+        "Expand" | "OneHot" | "Pad" | "Resize" | "Reshape" | "Slice" | "Split" | "Squeeze" | "Tile" | "TopK" | "Unsqueeze"
+        | "Upsample" | "CumSum" => 1,
+        reduction if reduction.starts_with("Reduce") => 1,
+        _ => return Ok(()),
+    };
+    deciding.extend(inputs.into_iter().skip(first).filter(|name| !name.is_empty()));
+    Ok(())
 }
 
 /// A `ValueInfoProto`.
 fn declared(info: &Field<'_>) -> Result<Declared, Damaged> {
-    let mut declared = Declared { name: String::new(), dtype: None, dims: None };
+    let mut declared = Declared { name: String::new(), dtype: None, dims: None, decides: false };
     for field in info.fields()? {
         let field = field?;
         match field.number {

@@ -218,6 +218,23 @@ fn what_tract_would_get_wrong_without_a_word_is_refused() {
 }
 
 #[test]
+fn vectors_have_a_product() {
+    let nodes = vec![node("MatMul", &["x", "w"], &["y"], vec![])];
+    let imported = built(with(model(13, &[3], nodes), vec![floats("w", &[3], &[1.0, 10.0, 100.0])])).unwrap();
+    assert_eq!(evaluate(&imported, &[1.0, 2.0, 3.0]), [321.0]);
+}
+
+#[test]
+fn a_cell_that_tract_would_run_forwards_is_not_left_to_it() {
+    let text = AttributeProto { name: "direction".into(), s: "reverse".into(), r#type: 3, ..Default::default() };
+    let nodes = vec![node("RNN", &["x", "w", "r"], &["y"], vec![text])];
+    let weights = vec![floats("w", &[1, 1, 1], &[0.5]), floats("r", &[1, 1, 1], &[0.1])];
+    let imported = built(with(model(14, &[3, 1, 1], nodes), weights)).unwrap();
+    let recipe = imported.graph.nodes[0].recipe.unwrap();
+    assert!(imported.externs.prepare(recipe).unwrap_err().to_string().contains("direction"));
+}
+
+#[test]
 fn relu_and_clip_are_clips() {
     let nodes = vec![node("Relu", &["x"], &["r"], vec![]), node("Clip", &["r", "", "six"], &["y"], vec![])];
     let imported = built(with(model(13, &[3], nodes), vec![floats("six", &[], &[6.0])])).unwrap();
@@ -375,6 +392,7 @@ fn a_large_weight_stays_in_the_map_and_reaches_the_graph() {
     assert_eq!(evaluate(&imported, &x), [6.0, 0.0]);
     let signature = signature(&path).unwrap();
     assert_eq!(signature.inputs.len(), 1);
+    assert!(!signature.inputs[0].decides);
     assert_eq!(signature.inputs[0].dims, Some(vec![Dim::Fixed(1), Dim::Fixed(4096)]));
 }
 
