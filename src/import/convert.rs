@@ -5,6 +5,7 @@
 //! a recipe.
 
 use super::externs::{Externs, Operand, Recipe, Work};
+use super::quantise::Linear;
 use super::skeleton::Weight;
 use super::whole::{Held, Whole};
 use super::{native, onnx, types};
@@ -149,7 +150,7 @@ impl Converter<'_> {
             self.ids.insert(node.id.into(), id);
             return Ok(());
         }
-        let recipe = self.recipe(node, whole)?;
+        let recipe = self.recipe(node, whole, &form)?;
         let mut inputs = self.inputs(node, whole);
         let outputs = self.outputs(node, whole)?;
         match form {
@@ -213,10 +214,16 @@ impl Converter<'_> {
         })
     }
 
-    fn recipe(&mut self, node: &TypedNode, whole: Option<&Whole>) -> Result<u32, ModelError> {
-        let work = match whole {
-            Some(w) => Work::Onnx(w.node.clone(), w.opset, w.slots.clone()),
-            None => Work::Tract(node.op.clone()),
+    fn recipe(&mut self, node: &TypedNode, whole: Option<&Whole>, form: &Form) -> Result<u32, ModelError> {
+        let linear = match *form {
+            Form::One(Op::Quantize { axis, block }) => Some(Linear { quantise: true, axis, block }),
+            Form::One(Op::Dequantize { axis, block }) => Some(Linear { quantise: false, axis, block }),
+            _ => None,
+        };
+        let work = match (linear, whole) {
+            (Some(linear), _) => Work::Linear(linear),
+            (None, Some(w)) => Work::Onnx(w.node.clone(), w.opset, w.slots.clone()),
+            (None, None) => Work::Tract(node.op.clone()),
         };
         let inputs = node.inputs.iter().map(|&i| self.operand(i)).collect::<Result<Vec<_>, _>>()?;
         let outputs = (0..node.outputs.len()).map(|slot| self.operand(OutletId::new(node.id, slot)));

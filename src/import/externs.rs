@@ -6,6 +6,7 @@
 
 use super::attributes::Attributes;
 use super::guard::{self, Trouble};
+use super::quantise::{Linear, View};
 use super::types;
 use super::whole::STOCK;
 use crate::ModelError;
@@ -27,6 +28,8 @@ pub(super) enum Work {
     Onnx(Arc<NodeProto>, i64, Vec<Option<usize>>),
     /// An op of tract's.
     Tract(Box<dyn TypedOp>),
+    /// Quantisation, which is done here.
+    Linear(Linear),
 }
 
 /// An operand of a recipe.
@@ -73,7 +76,10 @@ impl Externs {
     /// # Errors
     /// [`ModelError::Node`] when tract can't evaluate it.
     pub fn prepare(&self, recipe: u32) -> std::result::Result<(), ModelError> {
-        self.plan(recipe).map(drop)
+        match self.recipe(recipe)?.work {
+            Work::Linear(_) => Ok(()),
+            _ => self.plan(recipe).map(drop),
+        }
     }
 
     fn plan(&self, number: u32) -> std::result::Result<Plan, ModelError> {
@@ -92,8 +98,12 @@ impl Externs {
     /// # Errors
     /// [`ModelError::Node`] when tract can't evaluate it, or an input or output is of another length than was imported.
     pub fn evaluate(&self, recipe: u32, inputs: &[&[u8]]) -> std::result::Result<Vec<Vec<u8>>, ModelError> {
-        let plan = self.plan(recipe)?;
-        let recipe = self.recipe(recipe)?;
+        let number = recipe;
+        let recipe = self.recipe(number)?;
+        if let Work::Linear(linear) = recipe.work {
+            return guard::run(|| recipe.linear(linear, inputs)).map_err(|t| recipe.error(t));
+        }
+        let plan = self.plan(number)?;
         guard::run(|| recipe.evaluate(&plan, inputs)).map_err(|t| recipe.error(t))
     }
 }
@@ -137,6 +147,7 @@ impl Recipe {
         let wide = match &self.work {
             Work::Onnx(..) => true,
             Work::Tract(op) => op.is::<Reduce>() || op.is::<RmsNorm>(),
+            Work::Linear(_) => false,
         };
         if wide && dt == DatumType::F16 { DatumType::F32 } else { dt }
     }
@@ -155,6 +166,7 @@ impl Recipe {
                 bail!("it does not heed direction, activations, clip or input_forget of a recurrent cell")
             }
             Work::Onnx(node, opset, slots) => alone(node, *opset, slots, &facts, &constants),
+            Work::Linear(_) => bail!("it needs no plan"),
             Work::Tract(op) => {
                 let mut model = TypedModel::default();
                 let mut wires = tvec![];
@@ -170,6 +182,20 @@ impl Recipe {
                 SimplePlan::new(model)
             }
         }
+    }
+
+    fn linear(&self, linear: Linear, inputs: &[&[u8]]) -> TractResult<Vec<Vec<u8>>> {
+        let mut live = inputs.iter();
+        let mut views = Vec::new();
+        for operand in &self.inputs {
+            let bytes = match &operand.constant {
+                Some(bytes) => bytes.as_slice(),
+                None => live.next().context("an input is missing")?,
+            };
+            views.push(View { dtype: types::dtype(operand.dt)?, dims: &operand.dims, bytes });
+        }
+        let output = self.outputs.first().context("it has no output")?;
+        Ok(vec![linear.evaluate(&views, types::dtype(output.dt)?)?])
     }
 
     fn evaluate(&self, plan: &Plan, inputs: &[&[u8]]) -> TractResult<Vec<Vec<u8>>> {

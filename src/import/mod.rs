@@ -7,7 +7,8 @@
 //!    the weights, stay whole (`whole`, `rules`, `windows`), some that tract reads wrongly are mended (`builders`). Every call
 //!    is guarded against panics (`guard`).
 //! 4. Each node of tract's model becomes a node of the graph (`convert`, `native`, `onnx`). What has no native form becomes
-//!    an extern node, and every node leaves a recipe by which the host can evaluate it alone, by tract (`externs`).
+//!    an extern node, and every node leaves a recipe by which the host can evaluate it alone, by tract (`externs`;
+//!    quantisation by itself: `quantise`).
 
 use crate::ModelError;
 use crate::graph::Graph;
@@ -30,6 +31,7 @@ mod inputs;
 mod mend;
 mod native;
 mod onnx;
+mod quantise;
 mod rules;
 mod skeleton;
 #[cfg(test)]
