@@ -23,6 +23,8 @@ pub mod span;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(feature = "alloc")]
+pub mod winograd;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 

@@ -3,6 +3,8 @@
 use super::gemm::epilogue_of;
 use super::{Context, Entry, Op};
 use crate::error::Result;
+#[cfg(feature = "alloc")]
+use crate::kernels::winograd;
 use crate::kernels::{Backend, conv, depthwise};
 use crate::program::conv::Depthwise;
 use crate::program::{Conv, OpKind};
@@ -16,6 +18,16 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (record, _) = op.record::<Conv>()?;
     let epilogue = epilogue_of(context, op, &record.epilogue, 1.0)?;
     let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
+    // Devices have no derived weights, and firmware links no code for them.
+    #[cfg(feature = "alloc")]
+    if let Some(derived) = context.derived(op)
+        && let Some(scheme) = winograd::Scheme::of(record)
+        && derived.len() >= scheme.weights(record)
+        && context.scratch::<f32>().len() >= scheme.scratch(record)
+    {
+        winograd::conv::<B>(record, scheme, x, derived, y, epilogue, context.scratch());
+        return Ok(());
+    }
     conv::conv::<B>(record, x, w, y, epilogue, context.scratch());
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! alone; [`write`](crate::image::write) makes the image, whose weights are then packed straight into it, one after the
 //! other, each packer dropped after its call, so that no weight exists twice.
 
+pub mod derive;
 pub mod draft;
 pub mod live;
 pub mod pack;
