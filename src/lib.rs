@@ -29,6 +29,12 @@ pub mod import;
 #[cfg(feature = "std")]
 pub mod mapped;
 #[cfg(feature = "std")]
+pub mod model;
+#[cfg(feature = "std")]
 mod model_error;
+#[cfg(feature = "std")]
+pub use exec::OwnedSession;
+#[cfg(feature = "std")]
+pub use model::Model;
 #[cfg(feature = "std")]
 pub use model_error::ModelError;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::ModelError;
+use crate::graph::{Bytes, Graph};
 use memmap2::Mmap;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,4 +25,31 @@ pub fn map(path: &Path) -> Result<Arc<Mmap>, ModelError> {
     // in use takes the consequences; Kiln itself never writes to a file that it has mapped.
     let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
     Ok(Arc::new(map))
+}
+
+/// Gives the memory of a mapping back to the system; what is read later comes from the file again.
+pub fn release(map: &Mmap) {
+    #[cfg(unix)]
+    {
+        // SAFETY: the mapping is of a file and read-only: dropped pages are read from it again, with the same contents.
+        let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        if let Err(error) = advised {
+            log::debug!("a mapped file could not be given back: {error}");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = map;
+}
+
+/// The files that a graph's constants lie in, each once.
+pub fn maps_of(graph: &Graph) -> Vec<Arc<Mmap>> {
+    let mut maps: Vec<Arc<Mmap>> = Vec::new();
+    for value in &graph.values {
+        if let Some(Bytes::Mapped { file, .. }) = &value.constant
+            && !maps.iter().any(|m| Arc::ptr_eq(m, file))
+        {
+            maps.push(file.clone());
+        }
+    }
+    maps
 }

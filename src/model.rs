@@ -1,0 +1,309 @@
+//! A model file on a host: an image or an ONNX file, opened, asked about, run.
+//!
+//! An image is mapped, checked, and used where it lies.
+
+use crate::ModelError;
+use crate::exec::owned::{OwnedImage, OwnedSession};
+use crate::image::layout::MAGIC;
+use crate::kernels::Isa;
+use crate::mapped;
+use crate::ops;
+use crate::plan::{self, Report};
+use crate::tensor::DType;
+use memmap2::Mmap;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[cfg(test)]
+mod tests;
+
+/// How a model is made ready.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The instruction set to run on; `None`: the fastest of this CPU.
+    pub isa: Option<Isa>,
+    /// What symbols in an ONNX file's shapes stand for.
+    pub symbols: BTreeMap<String, i64>,
+    /// The time axis becomes a stream: one step per run, state kept between runs.
+    pub stream: bool,
+    /// Alignment of a compiled image, in bytes: a power of two from 8 to 4096.
+    pub alignment: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { isa: None, symbols: BTreeMap::new(), stream: false, alignment: 64 }
+    }
+}
+
+/// The size of an axis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// A number.
+    Fixed(usize),
+    /// A symbol of the ONNX file, or an expression of some; `?` where the file says nothing.
+    Symbol(String),
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(n) => write!(f, "{n}"),
+            Dim::Symbol(name) => f.write_str(name),
+        }
+    }
+}
+
+/// An input or output of a model, as its file declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Name.
+    pub name: String,
+    /// Element type; `None` for one that Kiln does not know.
+    pub dtype: Option<DType>,
+    /// Sizes; `None` where an ONNX file does not even say how many axes there are.
+    pub dims: Option<Vec<Dim>>,
+}
+
+/// An input that a session is made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Its name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub dims: Vec<usize>,
+    /// Its value (little-endian, row-major), in case that shapes of the network depend on it.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// How an op came to be what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct How {
+    /// The kind of op it runs as.
+    pub how: String,
+    /// Why.
+    pub why: String,
+}
+
+/// A node that the host evaluates, by tract.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternNode {
+    /// The ONNX node's name.
+    pub name: String,
+    /// Its op type.
+    pub op: String,
+    /// Why it has no native form.
+    pub reason: String,
+}
+
+/// A model made ready for certain shapes: what `inspect` tells.
+#[derive(Debug)]
+pub struct Compiled {
+    image: Arc<OwnedImage>,
+    /// Memory and work.
+    pub report: Report,
+    /// Per op of the first program: how it came to be. Empty for a model that was opened as an image.
+    pub how: Vec<How>,
+    /// Nodes that the host evaluates.
+    pub externs: Vec<ExternNode>,
+    /// Names of inputs that became constants, since shapes depend on their values: a session does not have them.
+    pub fixed: Vec<String>,
+}
+
+impl Compiled {
+    /// The image's bytes: what `kiln compile` writes.
+    pub fn bytes(&self) -> &[u8] {
+        self.image.bytes()
+    }
+
+    /// The image.
+    pub fn image(&self) -> crate::Image<'_> {
+        self.image.image()
+    }
+
+    /// An error that lists the nodes which the host evaluates, if there are some: what is to run without tract can't have any.
+    ///
+    /// # Errors
+    /// [`ModelError::Node`], of the first, listing all.
+    pub fn native(&self) -> Result<(), ModelError> {
+        let Some(first) = self.externs.first() else { return Ok(()) };
+        let list: Vec<String> = self.externs.iter().map(|e| format!("\"{}\" ({}): {}", e.name, e.op, e.reason)).collect();
+        let what = format!("{} of its nodes can only be evaluated by the host: {}", list.len(), list.join("; "));
+        Err(ModelError::node(&first.name, &first.op, what))
+    }
+
+    /// A session, of the program of this name or else of the first.
+    ///
+    /// # Errors
+    /// [`ModelError::Core`] when there is no such program, or `isa` is not available.
+    pub fn session(&self, program: Option<&str>, isa: Isa) -> Result<OwnedSession, ModelError> {
+        Ok(OwnedSession::new(self.image.clone(), program, ops::set(isa)?, Vec::new(), 0)?)
+    }
+}
+
+enum Source {
+    Image(Arc<Compiled>),
+}
+
+/// A model file: an image, or (with the feature `onnx`) an ONNX file.
+pub struct Model {
+    path: PathBuf,
+    source: Source,
+    isa: Isa,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    metadata: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the model {}", self.path.display())
+    }
+}
+
+/// A mapped image.
+struct Mapped(Arc<Mmap>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Model {
+    /// Opens a file of either kind, as its first bytes say. An image is checked; of an ONNX file, inputs and outputs are read.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] or [`ModelError::Format`] for the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model, ModelError> {
+        Model::open_with(path, Options::default())
+    }
+
+    /// As [`Model::open`], with options.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; [`ModelError::Core`] for an instruction set that is not available; [`ModelError::Call`] for options that
+    /// only an ONNX file has.
+    pub fn open_with(path: impl AsRef<Path>, options: Options) -> Result<Model, ModelError> {
+        let path = path.as_ref().to_path_buf();
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        ops::set(isa)?;
+        let file = mapped::map(&path)?;
+        let metadata;
+        let (inputs, outputs);
+        let source = if file.starts_with(&MAGIC) {
+            if let Some(symbol) = options.symbols.keys().next() {
+                return Err(ModelError::Call(format!("an image has no symbol \"{symbol}\": its shapes are settled")));
+            }
+            let format = |e: crate::Error| ModelError::Format { path: path.clone(), what: e.to_string() };
+            let image = OwnedImage::new(Box::new(Mapped(file)), true, None).map_err(format)?;
+            let main = image.image().main();
+            let port = |t: crate::image::Tensor<'_>| Port {
+                name: t.name().into(),
+                dtype: Some(t.dtype()),
+                dims: Some(t.dims().iter().map(|&d| Dim::Fixed(d as usize)).collect()),
+            };
+            inputs = main.inputs().map(port).collect();
+            outputs = main.outputs().map(port).collect();
+            metadata = image.image().all_metadata().map(|(k, v)| (k.into(), v.into())).collect();
+            let report = plan::report_of(&image.image());
+            let image = Arc::new(image);
+            Source::Image(Arc::new(Compiled { image, report, how: Vec::new(), externs: Vec::new(), fixed: Vec::new() }))
+        } else {
+            let what = "this is not a kiln image, and this build reads nothing else";
+            return Err(ModelError::Format { path, what: what.into() });
+        };
+        Ok(Model { path, source, isa, inputs, outputs, metadata })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file is an image.
+    pub fn is_image(&self) -> bool {
+        matches!(self.source, Source::Image(_))
+    }
+
+    /// Inputs, in the file's order.
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// Outputs, in the file's order.
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// The value of a metadata entry.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| &**v)
+    }
+
+    /// All metadata: keys and values.
+    pub fn all_metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    /// The instruction set that sessions run on.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// A session for the shapes that the file declares.
+    ///
+    /// # Errors
+    /// [`ModelError::Call`] when a size is open; [`ModelError::Node`] when a node can't be compiled.
+    pub fn session(&self) -> Result<OwnedSession, ModelError> {
+        self.session_for(&[])
+    }
+
+    /// A session for these inputs. Inputs that are not given have the shape that the file declares. If shapes of the network
+    /// depend on the value of a given input, the session is one for this value, and has no such input
+    /// ([`Compiled::fixed`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Call`] when the inputs do not fit the model, or a size is open; [`ModelError::Node`] when a node can't be
+    /// compiled.
+    pub fn session_for(&self, given: &[Given]) -> Result<OwnedSession, ModelError> {
+        self.compiled(given)?.session(None, self.isa)
+    }
+
+    /// The model made ready for these inputs, as [`Model::session_for`] says.
+    ///
+    /// # Errors
+    /// As [`Model::session_for`].
+    pub fn compiled(&self, given: &[Given]) -> Result<Arc<Compiled>, ModelError> {
+        self.fits(given)?;
+        match &self.source {
+            Source::Image(compiled) => Ok(compiled.clone()),
+        }
+    }
+
+    /// Whether inputs are those of the model, as far as its file says.
+    fn fits(&self, given: &[Given]) -> Result<(), ModelError> {
+        for g in given {
+            let Some(port) = self.inputs.iter().find(|p| p.name == g.name) else {
+                let names: Vec<&str> = self.inputs.iter().map(|p| &*p.name).collect();
+                return Err(ModelError::Call(format!("the model has no input \"{}\"; its inputs are {names:?}", g.name)));
+            };
+            if let Some(dtype) = port.dtype.filter(|&d| d != g.dtype) {
+                return Err(ModelError::Call(format!("the input \"{}\" is of type {dtype}, not {}", g.name, g.dtype)));
+            }
+            let Some(dims) = &port.dims else { continue };
+            let same = |(d, &n): (&Dim, &usize)| matches!(d, Dim::Symbol(_)) || *d == Dim::Fixed(n);
+            if dims.len() != g.dims.len() || !dims.iter().zip(&g.dims).all(same) {
+                let list = |dims: Vec<String>| if dims.is_empty() { "scalar".into() } else { dims.join("x") };
+                let want = list(dims.iter().map(Dim::to_string).collect());
+                let is = list(g.dims.iter().map(usize::to_string).collect());
+                return Err(ModelError::Call(format!("the input \"{}\" has the shape {want}, not {is}", g.name)));
+            }
+        }
+        Ok(())
+    }
+}
