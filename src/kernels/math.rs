@@ -307,6 +307,23 @@ fn is_infinite<V: F32s>(x: V, p: [f32; 2]) -> V {
     minus.mul(V::splat((p[0] != 0.0) as u32 as f32)).add(plus.mul(V::splat((p[1] != 0.0) as u32 as f32)))
 }
 
+/// Functions that no vector form is worth: lane by lane, out of line.
+#[inline(never)]
+fn rare(function: Unary, x: f32) -> f32 {
+    match function {
+        Unary::Tan => libm::tanf(x),
+        Unary::Asin => libm::asinf(x),
+        Unary::Acos => libm::acosf(x),
+        Unary::Atan => libm::atanf(x),
+        Unary::Sinh => libm::sinhf(x),
+        Unary::Cosh => libm::coshf(x),
+        Unary::Asinh => libm::asinhf(x),
+        Unary::Acosh => libm::acoshf(x),
+        Unary::Atanh => libm::atanhf(x),
+        _ => x,
+    }
+}
+
 /// Writes the table of unary functions once, and from it [`unary`] (one vector) and [`unary_slice`] (one match, then a
 /// loop per function: bodies are repeated textually, since a closure might not be inlined into the instruction set).
 macro_rules! unary_functions {
@@ -315,7 +332,10 @@ macro_rules! unary_functions {
         /// through libm, within 2 ULP. [`Unary::BitNot`] is of integers; here it is the identity, and checks reject it.
         #[inline(always)]
         pub fn unary<$V: F32s>(function: Unary, $p: [f32; 2], $x: $V) -> $V {
-            match function { $(Unary::$name => $body),* }
+            match function {
+                $(Unary::$name => $body,)*
+                function => lanes($x, |v| rare(function, v)),
+            }
         }
 
         /// `y[i] = function(x[i])`; both may be the same memory.
@@ -325,25 +345,44 @@ macro_rules! unary_functions {
         #[inline(always)]
         pub fn unary_slice<$V: F32s>(function: Unary, $p: [f32; 2], x: Src<'_, f32>, y: Dst<'_, f32>) {
             assert!(x.len() == y.len());
-            let (n, from, to) = (x.len(), x.pointer(), y.pointer());
+            let n = x.len();
             let whole = n / $V::LANES * $V::LANES;
-            match function { $(Unary::$name => {
-                let mut i = 0;
-                // SAFETY: loads and stores stay below n, the length of both spans.
+            let mut tail = [0f32; 16];
+            let (mut from, mut to, mut count) = (x.pointer(), y.pointer(), whole);
+            loop {
+                // SAFETY: loads and stores stay below `whole`, or within the tail's buffer, which holds a vector.
                 unsafe {
-                    while i < whole {
-                        let $x = $V::load(from.add(i));
-                        let result: $V = $body;
-                        result.store(to.add(i));
-                        i += $V::LANES;
-                    }
-                    if i < n {
-                        let $x = $V::load_first(from.add(i), n - i);
-                        let result: $V = $body;
-                        result.store_first(to.add(i), n - i);
+                    match function {
+                        $(Unary::$name => {
+                            let mut i = 0;
+                            while i < count {
+                                let $x = $V::load(from.add(i));
+                                let result: $V = $body;
+                                result.store(to.add(i));
+                                i += $V::LANES;
+                            }
+                        })*
+                        function => {
+                            for i in 0..count {
+                                to.add(i).write(rare(function, from.add(i).read()));
+                            }
+                        }
                     }
                 }
-            }),* }
+                if !core::ptr::eq(to, tail.as_ptr()) {
+                    if n == whole {
+                        return;
+                    }
+                    // The rest goes through the same loop once more, in a buffer: a body is compiled once.
+                    // SAFETY: `n - whole` elements are left in both spans, fewer than a vector's.
+                    unsafe { x.pointer().add(whole).copy_to_nonoverlapping(tail.as_mut_ptr(), n - whole) };
+                    (from, to, count) = (tail.as_ptr(), tail.as_mut_ptr(), $V::LANES);
+                } else {
+                    // SAFETY: as above.
+                    unsafe { tail.as_ptr().copy_to_nonoverlapping(y.pointer().add(whole), n - whole) };
+                    return;
+                }
+            }
         }
     };
 }
@@ -380,20 +419,11 @@ unary_functions!(V, x, p, {
     PowConst => pow_const(x, p[0]),
     Sin => sin(x),
     Cos => cos(x),
-    Tan => lanes(x, libm::tanf),
     Not => truth::<V>(x.eq(V::splat(0.0))),
     Affine => x.mul_add(V::splat(p[0]), V::splat(p[1])),
     IsNan => V::select(x.eq(x), V::splat(0.0), V::splat(1.0)),
     IsInf => is_infinite(x, p),
     Trunc => x.abs().floor().copysign(x),
-    Asin => lanes(x, libm::asinf),
-    Acos => lanes(x, libm::acosf),
-    Atan => lanes(x, libm::atanf),
-    Sinh => lanes(x, libm::sinhf),
-    Cosh => lanes(x, libm::coshf),
-    Asinh => lanes(x, libm::asinhf),
-    Acosh => lanes(x, libm::acoshf),
-    Atanh => lanes(x, libm::atanhf),
     BitNot => x,
 });
 
@@ -415,9 +445,6 @@ pub fn binary<V: F32s>(function: Binary, a: V, b: V) -> V {
         // The vectors' own minimum gives b if either is NaN: a NaN in a is put back.
         Binary::Min => V::select(a.eq(a), a.min(b), a),
         Binary::Max => V::select(a.eq(a), a.max(b), a),
-        Binary::Pow => pow(a, b),
-        Binary::Rem => lanes2(a, b, libm::fmodf),
-        Binary::Mod => lanes2(a, b, floor_mod),
         Binary::Equal => truth::<V>(a.eq(b)),
         Binary::NotEqual => V::select(a.eq(b), zero, V::splat(1.0)),
         Binary::Less => truth::<V>(a.lt(b)),
@@ -428,8 +455,19 @@ pub fn binary<V: F32s>(function: Binary, a: V, b: V) -> V {
         Binary::Or => set(a).max(set(b)),
         Binary::Xor => set(a).sub(set(b)).abs(),
         Binary::Prelu => V::select(a.lt(zero), a.mul(b), a),
-        Binary::Atan2 => lanes2(a, b, libm::atan2f),
-        Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::ShiftLeft | Binary::ShiftRight => a,
+        function => lanes2(a, b, |a, b| rare2(function, a, b)),
+    }
+}
+
+/// Functions of two values that go lane by lane, out of line.
+#[inline(never)]
+fn rare2(function: Binary, a: f32, b: f32) -> f32 {
+    match function {
+        Binary::Pow => libm::powf(a, b),
+        Binary::Rem => libm::fmodf(a, b),
+        Binary::Mod => floor_mod(a, b),
+        Binary::Atan2 => libm::atan2f(a, b),
+        _ => a,
     }
 }
 

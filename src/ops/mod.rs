@@ -22,6 +22,8 @@ pub mod pool;
 pub mod recurrent;
 pub mod reduce;
 pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// Number of kinds of ops.
 const KINDS: usize = OpKind::ALL.len();

@@ -2,6 +2,7 @@
 
 use super::{Operands, Record, bad};
 use crate::error::Result;
+use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Axes of a [`Map`]'s index space at the most, after merging.
@@ -16,9 +17,9 @@ pub const TILE: usize = 256;
 #[repr(u32)]
 pub enum Domain {
     /// `f32`; booleans are 0 and 1, and a stored boolean is "not zero". Conversion to an integer type truncates towards
-    /// zero and saturates.
+    /// zero and saturates. `f64` inputs are rounded to `f32`.
     F32 = 0,
-    /// `i64`, for all integer types and booleans; stores wrap.
+    /// `i64`, for all integer types and booleans; stores wrap (a store to floats rounds).
     I64 = 1,
 }
 
@@ -193,6 +194,32 @@ codes! {
     }
 }
 
+impl Unary {
+    /// Whether it is a function of floats: all but the bitwise ones.
+    pub const fn on_floats(self) -> bool {
+        !matches!(self, Unary::BitNot)
+    }
+
+    /// Whether it is a function of integers.
+    pub const fn on_integers(self) -> bool {
+        use Unary::*;
+        matches!(self, Identity | Neg | Abs | Sign | Floor | Ceil | Round | Trunc | Square | Not | BitNot)
+    }
+}
+
+impl Binary {
+    /// Whether it is a function of floats: all but the bitwise ones and shifts.
+    pub const fn on_floats(self) -> bool {
+        use Binary::*;
+        !matches!(self, BitAnd | BitOr | BitXor | ShiftLeft | ShiftRight)
+    }
+
+    /// Whether it is a function of integers.
+    pub const fn on_integers(self) -> bool {
+        !matches!(self, Binary::Atan2)
+    }
+}
+
 /// One step of a map's program: `register[to] = f(registers a, b, c)`.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -286,6 +313,7 @@ impl Record for Map {
         if operands.inputs.len() < inputs {
             return bad("an op lacks an input");
         }
+        let integers = self.domain == Domain::I64 as u32;
         let (strides, instructions) = self.tail(tail)?;
         let dims = &self.dims[..self.rank as usize];
         for (i, strides) in strides.iter().enumerate() {
@@ -301,6 +329,9 @@ impl Record for Map {
                 };
             }
             let operand = operands.input(i)?;
+            if integers && matches!(operand.dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+                return bad("a map over integers has a floating-point input");
+            }
             let elements = if dims.contains(&0) { 0 } else { last + 1 };
             operand.holds(operand.dtype, elements)?;
         }
@@ -311,13 +342,15 @@ impl Record for Map {
         for step in instructions {
             let known = match step.class {
                 Instruction::CONSTANT => true,
-                Instruction::UNARY => Unary::from_number(step.function as u32).is_some(),
-                Instruction::BINARY => Binary::from_number(step.function as u32).is_some(),
+                Instruction::UNARY => Unary::from_number(step.function as u32)
+                    .is_some_and(|f| if integers { f.on_integers() } else { f.on_floats() }),
+                Instruction::BINARY => Binary::from_number(step.function as u32)
+                    .is_some_and(|f| if integers { f.on_integers() } else { f.on_floats() }),
                 Instruction::SELECT => true,
                 _ => false,
             };
             if !known {
-                return bad("a map's program has an unknown instruction");
+                return bad("a map's program has an instruction that is unknown, or not one of its numbers");
             }
             let used = [step.a, step.b, step.c];
             let used = &used[..step.class as usize];
@@ -335,8 +368,8 @@ impl Record for Map {
         Ok(())
     }
 
-    /// One tile per register.
+    /// One tile per register; integers are computed one at a time.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        self.registers as u64 * TILE as u64 * if self.domain == Domain::I64 as u32 { 8 } else { 4 }
+        if self.domain == Domain::I64 as u32 { 0 } else { 4 * self.registers as u64 * TILE as u64 }
     }
 }
