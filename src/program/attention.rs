@@ -53,10 +53,10 @@ impl Record for Attention {
 
     /// K and V of one head in panels, and a block of scores.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        let k = 4 * packed_len(self.depth as u64, self.columns as u64);
-        let v = 4 * packed_len(self.columns as u64, self.width as u64);
-        let scores = 4 * BLOCK.min(self.rows) as u64 * (self.columns as u64).next_multiple_of(16);
-        k.next_multiple_of(64) + v.next_multiple_of(64) + scores.next_multiple_of(64)
+        let bytes = |elements: u64| elements.saturating_mul(4).checked_next_multiple_of(64).unwrap_or(u64::MAX);
+        let (k, v) = (packed_len(self.depth as u64, self.columns as u64), packed_len(self.columns as u64, self.width as u64));
+        let scores = BLOCK.min(self.rows) as u64 * (self.columns as u64).next_multiple_of(16);
+        bytes(k).saturating_add(bytes(v)).saturating_add(bytes(scores))
     }
 
     fn macs(&self) -> u64 {

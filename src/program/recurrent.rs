@@ -69,7 +69,7 @@ impl Record for Lstm {
     }
 
     fn macs(&self) -> u64 {
-        4 * self.steps as u64 * self.batch as u64 * self.hidden as u64 * self.hidden as u64
+        (self.steps as u64 * self.batch as u64).saturating_mul(4 * self.hidden as u64 * self.hidden as u64)
     }
 }
 
@@ -122,6 +122,6 @@ impl Record for Gru {
     }
 
     fn macs(&self) -> u64 {
-        3 * self.steps as u64 * self.batch as u64 * self.hidden as u64 * self.hidden as u64
+        (self.steps as u64 * self.batch as u64).saturating_mul(3 * self.hidden as u64 * self.hidden as u64)
     }
 }
