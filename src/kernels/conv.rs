@@ -92,8 +92,10 @@ fn one_group<B: Backend>(
     let most = most.min(TABLE / segments.0.max(1)).max(1);
     let mut table = [core::ptr::null(); TABLE];
     let mut fill = |(first, rows): (usize, usize)| {
+        let mut place = map.place(first);
         for r in 0..if depth == 0 { 0 } else { rows } {
-            let window = map.window(first + r, channel);
+            let window = map.window(place, channel);
+            place = map.next(place);
             if !gathers {
                 window.taps(zeros, &mut table[r..], rows);
             } else if runs && window.is_inside() {
@@ -157,15 +159,30 @@ impl<'m> Map<'m> {
         scratch.src()
     }
 
+    /// Picture, row and column of an output pixel.
+    fn place(&self, pixel: usize) -> [usize; 3] {
+        let (out_h, out_w) = (self.g.out_h as usize, self.g.out_w as usize);
+        [pixel / (out_w * out_h), pixel / out_w % out_h, pixel % out_w]
+    }
+
+    /// The place after this one: divisions would cost as much as a first layer's products.
+    fn next(&self, [picture, y, x]: [usize; 3]) -> [usize; 3] {
+        if x + 1 < self.g.out_w as usize {
+            [picture, y, x + 1]
+        } else if y + 1 < self.g.out_h as usize {
+            [picture, y + 1, 0]
+        } else {
+            [picture + 1, 0, 0]
+        }
+    }
+
     /// The window of an output pixel.
-    fn window(&self, pixel: usize, channel: usize) -> Window<'_> {
+    #[inline(always)]
+    fn window(&self, [picture, y, x]: [usize; 3], channel: usize) -> Window<'_> {
         let g = self.g;
-        let (out_h, out_w) = (g.out_h as usize, g.out_w as usize);
-        let (y, x) = (pixel / out_w % out_h, pixel % out_w);
         let y = y as i32 * g.stride_h as i32 - g.pad_top as i32;
         let x = x as i32 * g.stride_w as i32 - g.pad_left as i32;
-        let start = pixel / (out_w * out_h) * self.picture + channel;
-        Window { map: self, start, y, x }
+        Window { map: self, start: picture * self.picture + channel, y, x }
     }
 }
 
@@ -199,6 +216,18 @@ impl Window<'_> {
     fn taps(&self, zeros: Src<'_, f32>, table: &mut [*const f32], step: usize) {
         let g = self.map.g;
         let mut entries = table.iter_mut().step_by(step);
+        if self.is_inside() {
+            let mut row = self.pixel(self.y, self.x);
+            for _ in 0..g.kernel_h {
+                let mut pixel = row;
+                for entry in entries.by_ref().take(g.kernel_w as usize) {
+                    *entry = pixel;
+                    pixel = pixel.wrapping_add(g.dilation_w as usize * g.in_pitch as usize);
+                }
+                row = row.wrapping_add(g.dilation_h as usize * self.map.row);
+            }
+            return;
+        }
         for ky in 0..g.kernel_h {
             let y = self.y + (ky * g.dilation_h) as i32;
             let row_inside = (y as u32) < g.in_h;

@@ -45,6 +45,22 @@ pub fn depthwise<B: Backend>(
     B::launch(Run { g, x: x.pointer(), w: w.pointer(), target });
 }
 
+/// For a window of three columns side by side and a stride of 1 or 2: how many outputs from the one at `x` on make a tile, and
+/// whether its first and its last column lie outside the map (no others may).
+#[inline(always)]
+fn three(g: &Conv, x: i32, left: u32) -> Option<(u32, [bool; 2])> {
+    if g.kernel_w != 3 || g.dilation_w != 1 || g.stride_w > 2 || x < -1 {
+        return None;
+    }
+    for outputs in [7, 4, 2, 1] {
+        let last = x + ((outputs - 1) * g.stride_w) as i32 + 2;
+        if outputs <= left && last <= g.in_w as i32 && (outputs < 7 || g.stride_w == 1) {
+            return Some((outputs, [x < 0, last == g.in_w as i32]));
+        }
+    }
+    None
+}
+
 struct Run<'m, 'e> {
     g: &'m Conv,
     x: *const f32,
@@ -76,6 +92,36 @@ impl Kernel for Run<'_, '_> {
             let mut ox = 0;
             while ox < g.out_w {
                 let x = ox as i32 * g.stride_w as i32 - g.pad_left as i32;
+                if V::LANES > 1
+                    && let Some((outputs, outside)) = three(g, x, g.out_w - ox)
+                {
+                    // SAFETY: all taps lie inside but those that are `outside`; the rest as below.
+                    unsafe {
+                        let tile = Tile {
+                            x: x_row.wrapping_offset(x as isize * pitch as isize),
+                            w: self.w.wrapping_add(ky as usize * 3 * channels),
+                            rows: rows as usize,
+                            columns: 3,
+                            row: g.dilation_h as usize * in_row,
+                            column: pitch,
+                            output: g.stride_w as usize * pitch,
+                            w_row: 3 * channels,
+                            channels,
+                            target: self.target.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
+                        };
+                        match (g.stride_w, outputs) {
+                            (1, 7) => tile.three::<V, 7, 1>(outside),
+                            (1, 4) => tile.three::<V, 4, 1>(outside),
+                            (1, 2) => tile.three::<V, 2, 1>(outside),
+                            (1, _) => tile.three::<V, 1, 1>(outside),
+                            (_, 4) => tile.three::<V, 4, 2>(outside),
+                            (_, 2) => tile.three::<V, 2, 2>(outside),
+                            (_, _) => tile.three::<V, 1, 2>(outside),
+                        }
+                    }
+                    ox += outputs;
+                    continue;
+                }
                 let within = ox >= left && ox < right;
                 let (kx, columns) = if within { (0, g.kernel_w) } else { inside(x, g.kernel_w, g.dilation_w, g.in_w) };
                 let outputs = if within { right - ox } else { 1 };
@@ -130,6 +176,34 @@ struct Tile<'e> {
 }
 
 impl Tile<'_> {
+    /// O outputs whose windows have three columns side by side, S apart: each input is loaded once per row of taps.
+    #[inline(always)]
+    unsafe fn three<V: F32s, const O: usize, const S: usize>(&self, outside: [bool; 2]) {
+        for c in (0..self.channels).step_by(V::LANES) {
+            let mut acc = [[V::splat(0.0); 1]; O];
+            for r in 0..self.rows {
+                let x = self.x.wrapping_add(r * self.row + c);
+                let w = self.w.wrapping_add(r * self.w_row + c);
+                // SAFETY: the taps that are not outside lie in the map, as the caller sees to.
+                unsafe {
+                    let weights =
+                        [V::load(w), V::load(w.wrapping_add(self.channels)), V::load(w.wrapping_add(2 * self.channels))];
+                    for (k, weight) in weights.iter().enumerate() {
+                        for (o, acc) in acc.iter_mut().enumerate() {
+                            let is_outside = (k == 0 && o == 0 && outside[0]) || (k == 2 && o == O - 1 && outside[1]);
+                            if !is_outside {
+                                let value = V::load(x.wrapping_add((o * S + k) * self.column));
+                                acc[0] = value.mul_add(*weight, acc[0]);
+                            }
+                        }
+                    }
+                }
+            }
+            // SAFETY: the output has these pixels and channels.
+            unsafe { store(acc, &self.target, c, V::LANES.min(self.channels - c)) };
+        }
+    }
+
     /// O outputs, W vectors of channels at a time. Gives O.
     #[inline(always)]
     unsafe fn run<V: F32s, const O: usize, const W: usize>(&self) -> u32 {
