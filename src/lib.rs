@@ -27,6 +27,8 @@ pub mod graph;
 #[cfg(feature = "onnx")]
 pub mod import;
 #[cfg(feature = "std")]
+pub mod lower;
+#[cfg(feature = "std")]
 pub mod mapped;
 #[cfg(feature = "std")]
 pub mod model;
