@@ -10,6 +10,7 @@
 //! kernel asserts, once and before its loops, that its spans are as long as its sizes say.
 
 pub mod conv;
+pub mod copy;
 pub mod depthwise;
 pub mod epilogue;
 pub mod gemm;
@@ -20,6 +21,8 @@ pub mod math;
 pub mod pack;
 pub mod pool;
 pub mod portable;
+pub mod recurrent;
+pub mod reduce;
 pub mod simd;
 pub mod span;
 #[cfg(test)]

@@ -40,6 +40,13 @@ impl Record for Attention {
         if self.causal > 1 || self.causal == 1 && self.columns < self.rows {
             return bad("a causal attention has fewer columns than rows");
         }
+        // Rows that don't overlap: so the operands' bytes bound all sizes, and those of scratch.
+        let apart = |n: u32, row: u32, width: u32| n <= 1 || row >= width;
+        let rows = apart(self.rows, self.out[2], self.width);
+        let columns = apart(self.columns, self.k[2], self.depth) && apart(self.columns, self.v[2], self.width);
+        if self.depth == 0 || self.width == 0 || !rows || !columns {
+            return bad("an attention has no depth or width, or rows that overlap");
+        }
         let axes = |s: [u32; 3], n: u32, d: u32| [(self.batch, s[0]), (self.heads, s[1]), (n, s[2]), (d, 1)];
         operands.input(0)?.holds(DType::F32, reach(&axes(self.q, self.rows, self.depth))?)?;
         operands.input(1)?.holds(DType::F32, reach(&axes(self.k, self.columns, self.depth))?)?;

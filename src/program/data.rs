@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A strided copy: transpose, slice (also backwards), concat (one copy an input), pad (fill, then copy), expand.
 ///
-/// Input: the source. Output: the destination; elements of `size` bytes, whatever they mean.
+/// Input: the source. Output: the destination; elements of `size` bytes, both.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Copy {
@@ -60,6 +60,9 @@ impl Record for Copy {
             return bad("a copy has an impossible element size, rank or fill");
         }
         let to = operands.output(0)?;
+        if operands.input(0)?.dtype.size() != self.size as usize || to.dtype.size() != self.size as usize {
+            return bad("a copy's element size is not that of its operands");
+        }
         if self.fill == 1 && self.fill_elements as u64 * self.size as u64 > to.bytes {
             return bad("a copy fills past the end of its destination");
         }

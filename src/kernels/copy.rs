@@ -1,0 +1,139 @@
+//! Strided copies of elements of 1, 2, 4 or 8 bytes.
+//!
+//! Axes are sorted by the destination's strides and merged where both sides walk on without a jump. Contiguous inner runs
+//! are copied as bytes; where only the source jumps, the two innermost axes are taken in squares of 16, so that a
+//! transpose touches each cache line a few times only.
+#![allow(unsafe_code)]
+
+use super::{Dst, Src};
+use crate::tensor::MAX_RANK;
+
+/// One axis: size, stride in the source, stride in the destination, in elements.
+pub type Axis = (usize, isize, isize);
+
+/// Side of the squares of a transpose.
+const SQUARE: usize = 16;
+
+/// Copies `product(sizes)` elements of `size` bytes between strided places.
+///
+/// # Panics
+/// If an element lies outside of its span, or the size is none of 1, 2, 4, 8.
+pub fn strided(size: usize, axes: &[Axis], from: (Src<'_, u8>, usize), to: (Dst<'_, u8>, usize)) {
+    match size {
+        1 => elements::<u8>(axes, from, to),
+        2 => elements::<u16>(axes, from, to),
+        4 => elements::<u32>(axes, from, to),
+        8 => elements::<u64>(axes, from, to),
+        _ => panic!("elements of an impossible size"),
+    }
+}
+
+/// Sets the first `count` elements to the value whose bits these are.
+///
+/// # Panics
+/// If the span is shorter, or the size is none of 1, 2, 4, 8.
+pub fn fill(size: usize, count: usize, value: u64, to: Dst<'_, u8>) {
+    assert!(count * size <= to.len());
+    // SAFETY: as many elements fit, as was just asserted; tensors are aligned for their elements.
+    unsafe {
+        match size {
+            1 => core::slice::from_raw_parts_mut(to.pointer(), count).fill(value as u8),
+            2 => core::slice::from_raw_parts_mut(to.pointer().cast::<u16>(), count).fill(value as u16),
+            4 => core::slice::from_raw_parts_mut(to.pointer().cast::<u32>(), count).fill(value as u32),
+            8 => core::slice::from_raw_parts_mut(to.pointer().cast::<u64>(), count).fill(value),
+            _ => panic!("elements of an impossible size"),
+        }
+    }
+}
+
+/// Copies `bytes` bytes; the spans may overlap.
+///
+/// # Panics
+/// If a span is shorter.
+#[inline]
+pub fn bytes(from: Src<'_, u8>, to: Dst<'_, u8>, bytes: usize) {
+    assert!(bytes <= from.len() && bytes <= to.len());
+    // SAFETY: both spans hold as many bytes.
+    unsafe { core::ptr::copy(from.pointer(), to.pointer(), bytes) }
+}
+
+/// Panics unless all elements lie in `len`.
+fn assert_inside(axes: &[Axis], offset: usize, stride: impl Fn(&Axis) -> isize, len: usize) {
+    let (mut low, mut high) = (offset as i64, offset as i64);
+    for axis in axes {
+        let reach = (axis.0 as i64 - 1) * stride(axis) as i64;
+        if reach < 0 { low += reach } else { high += reach }
+    }
+    assert!(low >= 0 && high < len as i64);
+}
+
+fn elements<T: Copy>(axes: &[Axis], (from, from_at): (Src<'_, u8>, usize), (to, to_at): (Dst<'_, u8>, usize)) {
+    if axes.iter().any(|a| a.0 == 0) {
+        return;
+    }
+    assert_inside(axes, from_at, |a| a.1, from.len() / size_of::<T>());
+    assert_inside(axes, to_at, |a| a.2, to.len() / size_of::<T>());
+    let mut merged = [(1, 0, 0); MAX_RANK];
+    let n = merge(axes, &mut merged);
+    // SAFETY: the asserts above cover all elements; tensors are aligned for their elements.
+    unsafe { copy(&merged[..n], from.pointer().cast::<T>().add(from_at), to.pointer().cast::<T>().add(to_at)) }
+}
+
+/// Sorts by the destination's stride, largest first, and joins axes; gives how many are left.
+fn merge(axes: &[Axis], out: &mut [Axis; MAX_RANK]) -> usize {
+    let mut n = 0;
+    for &axis in axes.iter().filter(|a| a.0 != 1) {
+        let mut i = n;
+        while i > 0 && out[i - 1].2.abs() < axis.2.abs() {
+            out[i] = out[i - 1];
+            i -= 1;
+        }
+        out[i] = axis;
+        n += 1;
+    }
+    let mut kept = 0;
+    for i in 0..n {
+        let (size, from, to) = out[i];
+        if kept > 0 && out[kept - 1].1 == from * size as isize && out[kept - 1].2 == to * size as isize {
+            out[kept - 1] = (out[kept - 1].0 * size, from, to);
+        } else {
+            out[kept] = (size, from, to);
+            kept += 1;
+        }
+    }
+    kept
+}
+
+/// # Safety
+/// All elements that the axes reach are valid, and source and destination don't overlap.
+unsafe fn copy<T: Copy>(axes: &[Axis], from: *const T, to: *mut T) {
+    // SAFETY: offsets are those of elements within the axes.
+    unsafe {
+        match axes {
+            [] => to.write(from.read()),
+            [(n, 1, 1)] => from.copy_to_nonoverlapping(to, *n),
+            &[(n, f, t)] => {
+                for i in 0..n as isize {
+                    to.offset(i * t).write(from.offset(i * f).read());
+                }
+            }
+            &[(rows, fr, tr), (columns, fc, tc)] if fc != 1 && fr.abs() < fc.abs() => {
+                for r in (0..rows).step_by(SQUARE) {
+                    for c in (0..columns).step_by(SQUARE) {
+                        for i in r..rows.min(r + SQUARE) {
+                            for j in c..columns.min(c + SQUARE) {
+                                let (i, j) = (i as isize, j as isize);
+                                to.offset(i * tr + j * tc).write(from.offset(i * fr + j * fc).read());
+                            }
+                        }
+                    }
+                }
+            }
+            [(n, f, t), rest @ ..] => {
+                for i in 0..*n as isize {
+                    copy(rest, from.offset(i * f), to.offset(i * t));
+                }
+            }
+        }
+    }
+}
