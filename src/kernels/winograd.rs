@@ -40,6 +40,8 @@ impl Scheme {
         match g.out_h.min(g.out_w) {
             0..4 => None,
             4..12 => Some(Scheme::F2),
+            // Beyond 256 x 256 channels F(4,3)'s weights, four times the plain ones, come from memory in every run.
+            _ if g.in_c as u64 * g.out_c as u64 > 1 << 16 => Some(Scheme::F2),
             _ => Some(Scheme::F4),
         }
     }

@@ -1,13 +1,38 @@
 //! Weights that a host derives from an image's when it opens it: Winograd forms of 3x3 convolutions.
 //!
 //! They are up to four times the size of the plain panels and take milliseconds to compute, so they are not in the image,
-//! and devices never have them. A host calls, for each op of a program, [`weights`] with the op's record and its
-//! weights (input 1), hands the results to the session, and gives the session the largest [`host_scratch`] of all ops as scratch
-//! memory. Without either, the op runs on the plain panels.
+//! and devices never have them. A host calls [`program`] once, and gives what it returns to each session
+//! ([`OwnedSession::new`](crate::exec::owned::OwnedSession::new)). Without derived weights, or without the scratch memory, an
+//! op runs on the plain panels.
 
+use crate::exec::owned::Derived;
+use crate::image::Program;
+use crate::image::layout::Place;
 use crate::kernels::winograd::Scheme;
 use crate::program::{self, Conv, OpKind, PANEL, packed_len};
 use alloc::vec::Vec;
+use zerocopy::FromBytes;
+
+/// The derived weights of a program's ops, one entry per op, and the bytes of scratch memory that a session needs to use
+/// them; nothing and 0 where no op has any.
+pub fn program(program: Program<'_>) -> (Vec<Derived>, usize) {
+    let all = program.weights();
+    let operand = |tensor: u32| {
+        let t = program.tensors().get(tensor as usize)?;
+        let bytes = all.get(t.offset as usize..)?.get(..t.bytes as usize)?;
+        (t.place == Place::Weights as u8).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()
+    };
+    let (mut derived, mut scratch) = (Vec::new(), 0);
+    for op in program.ops() {
+        let packed = op.inputs.get(1).and_then(|&tensor| operand(tensor));
+        derived.push(packed.and_then(|packed| weights(op.kind, op.attributes, packed)).map(Vec::into_boxed_slice));
+        scratch = scratch.max(host_scratch(op.kind, op.attributes));
+    }
+    match derived.iter().any(Option::is_some) {
+        true => (derived, scratch as usize),
+        false => (Vec::new(), 0),
+    }
+}
 
 /// The derived weights of an op, if it has any: of its kind, attributes and weights as the image stores them.
 ///
