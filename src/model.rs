@@ -136,12 +136,18 @@ impl Compiled {
         Err(ModelError::node(&first.name, &first.op, what))
     }
 
-    /// A session, of the program of this name or else of the first.
+    /// A session, of the program of this name or else of the first. Weights that only a host has
+    /// ([`derive`](plan::derive)) are derived here.
     ///
     /// # Errors
     /// [`ModelError::Core`] when there is no such program, or `isa` is not available.
     pub fn session(&self, program: Option<&str>, isa: Isa) -> Result<OwnedSession, ModelError> {
-        Ok(OwnedSession::new(self.image.clone(), program, ops::set(isa)?, Vec::new(), 0)?)
+        let set = ops::set(isa)?;
+        let image = self.image.image();
+        let of = program.map_or(Ok(image.main()), |name| image.program(name))?;
+        // The scalar path is the reference: it takes the direct sums.
+        let (derived, scratch) = if isa == Isa::Scalar { (Vec::new(), 0) } else { plan::derive::program(of) };
+        Ok(OwnedSession::new(self.image.clone(), program, set, derived, scratch)?)
     }
 }
 

@@ -73,3 +73,90 @@ fn conv(kind: OpKind, attributes: &[u8]) -> Option<&Conv> {
     }
     Some(program::split::<Conv>(attributes).ok()?.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::exec::owned::{OwnedImage, OwnedSession};
+    use crate::kernels::Isa;
+    use crate::ops;
+    use crate::plan::draft::{Draft, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
+    use crate::plan::{Options, build};
+    use crate::program::{Conv, Epilogue, OpKind};
+    use crate::tensor::DType;
+    use std::sync::Arc;
+
+    /// A session of one convolution gives the same answer with derived weights as without.
+    #[test]
+    fn sessions_use_derived_weights() {
+        let g = Conv {
+            batch: 1,
+            in_h: 12,
+            in_w: 13,
+            in_c: 16,
+            out_h: 12,
+            out_w: 13,
+            out_c: 32,
+            kernel_h: 3,
+            kernel_w: 3,
+            stride_h: 1,
+            stride_w: 1,
+            dilation_h: 1,
+            dilation_w: 1,
+            pad_top: 1,
+            pad_left: 1,
+            groups: 1,
+            in_pitch: 16,
+            out_pitch: 32,
+            epilogue: Epilogue::NONE,
+        };
+        let value = |name: &str, dims: &[u32], storage| Value {
+            name: name.into(),
+            dtype: DType::F32,
+            dims: dims.to_vec(),
+            storage,
+            bytes: 4 * dims.iter().product::<u32>() as u64,
+        };
+        let mut op = OpDraft::new("conv", OpKind::Conv, &g, &[]);
+        (op.inputs, op.outputs) = (vec![Some(ValueId(0)), Some(ValueId(1))], vec![Some(ValueId(2))]);
+        let draft = Draft {
+            name: "main".into(),
+            values: vec![
+                value("x", &[1, 12, 13, 16], Storage::Arena),
+                value("w", &[g.weights() as u32], Storage::Weight(WeightId(0))),
+                value("y", &[1, 12, 13, 32], Storage::Arena),
+            ],
+            ops: vec![op],
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(2)],
+        };
+        let weight = Weight {
+            name: "w".into(),
+            bytes: 4 * g.weights(),
+            pack: Box::new(|to| {
+                for (i, to) in to.chunks_exact_mut(4).enumerate() {
+                    to.copy_from_slice(&((i * 7919 % 2003) as f32 / 2003.0 - 0.5).to_le_bytes());
+                }
+                Ok(())
+            }),
+        };
+        let model = Model { programs: vec![draft], weights: vec![weight], metadata: Vec::new() };
+        let built = build(model, &Options::default(), &mut |_| {}).unwrap();
+        let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
+        let (derived, scratch) = super::program(image.image().main());
+        assert!(derived[0].is_some() && scratch > 0);
+        let set = ops::set(Isa::detect()).unwrap();
+        let run = |derived, scratch| {
+            let mut session = OwnedSession::new(image.clone(), None, set, derived, scratch).unwrap();
+            for (i, x) in session.input::<f32>("x").unwrap().iter_mut().enumerate() {
+                *x = (i * 31 % 101) as f32 / 101.0 - 0.5;
+            }
+            session.run().unwrap();
+            session.output::<f32>("y").unwrap().to_vec()
+        };
+        let (plain, winograd) = (run(Vec::new(), 0), run(derived, scratch));
+        assert!(plain != winograd, "the derived weights were not used");
+        for (a, b) in plain.iter().zip(&winograd) {
+            assert!((a - b).abs() < 2e-5, "{a} and {b}");
+        }
+    }
+}
