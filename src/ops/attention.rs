@@ -72,3 +72,77 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::on_each_backend;
+    use crate::ops::testing::{Case, Random, assert_close, blank, tensor};
+
+    #[test]
+    fn attention_agrees_with_the_formula() {
+        on_each_backend!(attention_on());
+    }
+
+    fn attention_on<B: Backend>() {
+        let mut random = Random::new(11);
+        for (rows, columns, depth, width) in [(1, 1, 1, 1), (7, 9, 8, 5), (50, 50, 16, 17), (3, 210, 4, 16), (49, 64, 64, 64)] {
+            for (masked, causal) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
+                let (batch, heads) = (2usize, 3usize);
+                // [batch][row][head][depth], as the projections leave it.
+                let strides = |n: usize, d: usize| [n * heads * d, d, heads * d];
+                let (qs, ks, vs) = (strides(rows, depth), strides(columns, depth), strides(columns, width));
+                let os = strides(rows, width);
+                let (q, k) = (random.units(batch * qs[0]), random.units(batch * ks[0]));
+                let (v, mask) = (random.units(batch * vs[0]), random.units(batch * columns));
+                let mut want = vec![0f64; batch * os[0]];
+                for b in 0..batch {
+                    for h in 0..heads {
+                        for r in 0..rows {
+                            let seen = if causal == 1 && columns >= rows { r + columns - rows + 1 } else { columns };
+                            let mut s: Vec<f64> = (0..seen)
+                                .map(|c| {
+                                    let at = |s: [usize; 3], n: usize| b * s[0] + h * s[1] + n * s[2];
+                                    let dot = |i: usize| q[at(qs, r) + i] as f64 * k[at(ks, c) + i] as f64;
+                                    let sum: f64 = (0..depth).map(dot).sum();
+                                    sum * 0.3 + if masked { mask[b * columns + c] as f64 } else { 0.0 }
+                                })
+                                .collect();
+                            let max = s.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v));
+                            s.iter_mut().for_each(|v| *v = (*v - max).exp());
+                            let sum: f64 = s.iter().sum();
+                            for w in 0..width {
+                                let at = |c: usize| v[b * vs[0] + h * vs[1] + c * vs[2] + w] as f64;
+                                want[b * os[0] + h * os[1] + r * os[2] + w] =
+                                    s.iter().enumerate().map(|(c, p)| p / sum * at(c)).sum();
+                            }
+                        }
+                    }
+                }
+                let word = |s: [usize; 3]| s.map(|n| n as u32);
+                let record = Attention {
+                    batch: batch as u32,
+                    heads: heads as u32,
+                    rows: rows as u32,
+                    columns: columns as u32,
+                    depth: depth as u32,
+                    width: width as u32,
+                    q: word(qs),
+                    k: word(ks),
+                    v: word(vs),
+                    out: word(os),
+                    mask: [columns as u32, 0, 0, 1],
+                    causal,
+                    scale: 0.3,
+                };
+                let mut inputs = vec![tensor(&q), tensor(&k), tensor(&v)];
+                if masked {
+                    inputs.push(tensor(&mask));
+                }
+                let case = Case::new(&record, inputs, vec![blank::<f32>(want.len())]);
+                let got = case.run(entry::<B>()).unwrap()[0].to::<f32>();
+                assert_close(&got, &want, 1e-5, &format!("{rows} {columns} {masked} {causal} on {}", B::ISA.name()));
+            }
+        }
+    }
+}

@@ -166,3 +166,168 @@ fn eval_top_k(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::on_each_backend;
+    use crate::ops::testing::{Case, Random, assert_close, blank, tensor};
+
+    const SIZES: [[usize; 3]; 12] = [
+        [1, 1, 1],
+        [3, 7, 1],
+        [2, 8, 1],
+        [2, 9, 1],
+        [1, 100, 1],
+        [2, 5000, 1],
+        [2, 3, 5],
+        [1, 10, 8],
+        [2, 130, 17],
+        [0, 3, 1],
+        [3, 16, 16],
+        [1, 33, 3],
+    ];
+
+    /// Applies a function to each row of f64 values along the middle axis.
+    fn along(sizes: [usize; 3], x: &[f32], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+        let [outer, len, inner] = sizes;
+        let mut out = Vec::new();
+        for o in 0..outer {
+            let columns: Vec<Vec<f64>> =
+                (0..inner).map(|i| f(&(0..len).map(|j| x[(o * len + j) * inner + i] as f64).collect::<Vec<_>>())).collect();
+            let n = columns[0].len();
+            out.extend((0..n).flat_map(|j| columns.iter().map(move |c| c[j])));
+        }
+        out
+    }
+
+    #[test]
+    fn reductions() {
+        on_each_backend!(reductions_on());
+    }
+
+    fn reductions_on<B: Backend>() {
+        use ReduceKind::*;
+        let mut random = Random::new(3);
+        for sizes in SIZES {
+            let [outer, len, inner] = sizes;
+            let x: Vec<f32> = random.units(outer * len * inner).iter().map(|v| v * 1.5).collect();
+            for kind in [Sum, Mean, Max, Min, Product, SumSquare, L1, L2, LogSumExp, MeanSquare] {
+                let n = len as f64;
+                let want = along(sizes, &x, |r| {
+                    let sum = |f: &dyn Fn(f64) -> f64| r.iter().map(|&v| f(v)).sum::<f64>();
+                    vec![match kind {
+                        Sum => sum(&|v| v),
+                        Mean => sum(&|v| v) / n,
+                        Max => r.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v)),
+                        Min => r.iter().fold(f64::INFINITY, |m, &v| m.min(v)),
+                        Product => r.iter().product(),
+                        SumSquare => sum(&|v| v * v),
+                        L1 => sum(&f64::abs),
+                        L2 => sum(&|v| v * v).sqrt(),
+                        LogSumExp => sum(&f64::exp).ln(),
+                        _ => sum(&|v| v * v) / n,
+                    }]
+                });
+                let [o, l, i] = sizes.map(|n| n as u32);
+                let record = Reduce { kind: kind as u32, outer: o, len: l, inner: i };
+                let case = Case::new(&record, vec![tensor(&x)], vec![blank::<f32>(outer * inner)]);
+                let got = case.run(reduce::<B>()).unwrap()[0].to::<f32>();
+                assert_close(&got, &want, 1e-5, &format!("{kind:?} of {sizes:?} on {}", B::ISA.name()));
+            }
+        }
+    }
+
+    #[test]
+    fn reductions_of_integers() {
+        let x = tensor(&[5i32, -7, 3, i32::MAX, 1, -2]);
+        for (kind, want) in [(ReduceKind::Sum, [1, i32::MAX - 1]), (ReduceKind::Max, [5, i32::MAX]), (ReduceKind::Min, [-7, -2])]
+        {
+            let record = Reduce { kind: kind as u32, outer: 2, len: 3, inner: 1 };
+            let case = Case::new(&record, vec![x.clone()], vec![blank::<i32>(2)]);
+            let got = case.run(reduce::<crate::kernels::portable::Scalar>()).unwrap()[0].to::<i32>();
+            assert_eq!(got, want, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn softmax_and_its_logarithm() {
+        on_each_backend!(softmax_on());
+    }
+
+    fn softmax_on<B: Backend>() {
+        let mut random = Random::new(5);
+        for sizes in SIZES {
+            let n: usize = sizes.iter().product();
+            let x: Vec<f32> = random.units(n).iter().map(|v| v * 20.0).collect();
+            for log in [false, true] {
+                let want = along(sizes, &x, |r| {
+                    let max = r.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(v));
+                    let sum: f64 = r.iter().map(|v| (v - max).exp()).sum();
+                    r.iter().map(|v| if log { v - max - sum.ln() } else { (v - max).exp() / sum }).collect()
+                });
+                let [outer, len, inner] = sizes.map(|n| n as u32);
+                let record = Softmax { outer, len, inner, log: log as u32 };
+                for shared in [None, Some(0)] {
+                    let mut case = Case::new(&record, vec![tensor(&x)], vec![blank::<f32>(n)]);
+                    case.shared = vec![shared];
+                    let got = case.run(softmax::<B>()).unwrap()[0].to::<f32>();
+                    assert_close(&got, &want, 2e-6, &format!("{sizes:?} log {log} on {}", B::ISA.name()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn norms() {
+        on_each_backend!(norms_on());
+    }
+
+    fn norms_on<B: Backend>() {
+        let mut random = Random::new(9);
+        for len in [1usize, 7, 8, 9, 16, 17, 33, 384] {
+            for (rms, per_row, affine) in [(0, 0, true), (1, 0, true), (0, 3, true), (0, 0, false)] {
+                let rows = 6;
+                let x: Vec<f32> = random.units(rows * len).iter().map(|v| v * 3.0 + 1.0).collect();
+                let p = if per_row == 0 { len } else { per_row };
+                let (scale, bias) = (random.units(p), random.units(p));
+                let mut want = Vec::new();
+                for (r, row) in x.chunks(len).enumerate() {
+                    let mean = if rms == 1 { 0.0 } else { row.iter().map(|&v| v as f64).sum::<f64>() / len as f64 };
+                    let var = row.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / len as f64;
+                    for (i, &v) in row.iter().enumerate() {
+                        let at = if per_row == 0 { i } else { r % per_row };
+                        let (s, b) = if affine { (scale[at] as f64, bias[at] as f64) } else { (1.0, 0.0) };
+                        want.push((v as f64 - mean) / (var + 1e-5).sqrt() * s + b);
+                    }
+                }
+                let record = Norm { rows: rows as u32, len: len as u32, rms, per_row: per_row as u32, epsilon: 1e-5 };
+                let mut case = Case::new(&record, vec![tensor(&x), tensor(&scale), tensor(&bias)], vec![blank::<f32>(x.len())]);
+                if !affine {
+                    case.inputs.truncate(1);
+                }
+                let got = case.run(norm::<B>()).unwrap()[0].to::<f32>();
+                let bound = if len == 1 { 1e-4 } else { 1e-5 };
+                assert_close(&got, &want, bound, &format!("{len} {rms} {per_row} on {}", B::ISA.name()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_and_where_they_are() {
+        let x = tensor(&[3f32, 1.0, 3.0, -2.0, 5.0, 0.0]);
+        for (min, last, want) in [(0, 0, [0, 1]), (0, 1, [2, 1]), (1, 0, [1, 0])] {
+            let record = ArgReduce { outer: 2, len: 3, inner: 1, min, last };
+            let case = Case::new(&record, vec![x.clone()], vec![blank::<i64>(2)]);
+            assert_eq!(case.run(arg_reduce()).unwrap()[0].to::<i64>(), want);
+        }
+        let record = TopK { outer: 1, len: 3, inner: 2, k: 2, min: 0 };
+        let case = Case::new(&record, vec![x.clone()], vec![blank::<f32>(4), blank::<i64>(4)]);
+        let got = case.run(top_k()).unwrap();
+        assert_eq!((got[0].to::<f32>(), got[1].to::<i64>()), (vec![5.0, 1.0, 3.0, 0.0], vec![2, 0, 0, 2]));
+        let record = TopK { outer: 1, len: 6, inner: 1, k: 3, min: 1 };
+        let case = Case::new(&record, vec![x], vec![blank::<f32>(3), blank::<i64>(3)]);
+        let got = case.run(top_k()).unwrap();
+        assert_eq!((got[0].to::<f32>(), got[1].to::<i64>()), (vec![-2.0, 0.0, 1.0], vec![3, 5, 1]));
+    }
+}

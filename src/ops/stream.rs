@@ -20,3 +20,21 @@ fn eval_window(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     copy::bytes(new, out.from(kept), bytes(w.new));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Case, blank, tensor};
+
+    #[test]
+    fn a_window_keeps_the_last_rows() {
+        let record = Window { new: 2, keep: 5, row_bytes: 4 };
+        let inputs = vec![tensor(&[6f32, 7.0]), tensor(&[1f32, 2.0, 3.0, 4.0, 5.0])];
+        let mut case = Case::new(&record, inputs, vec![blank::<f32>(5)]);
+        case.shared = vec![Some(1)];
+        assert_eq!(case.run(window()).unwrap()[0].to::<f32>(), [3.0, 4.0, 5.0, 6.0, 7.0]);
+        let all = Window { new: 2, keep: 2, row_bytes: 4 };
+        let case = Case::new(&all, vec![tensor(&[6f32, 7.0]), tensor(&[1f32, 2.0])], vec![blank::<f32>(2)]);
+        assert_eq!(case.run(window()).unwrap()[0].to::<f32>(), [6.0, 7.0]);
+    }
+}
