@@ -1,0 +1,75 @@
+//! Reads the compiled images and writes what the firmware must know of them at compile time: the bytes, aligned and in a
+//! section of their own, the size of the arena, and the ops that the image uses, so that no others are linked.
+
+use kiln::image::Image;
+use kiln::program::OpKind;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn main() {
+    let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap());
+    let out = PathBuf::from(env::var("OUT_DIR").unwrap());
+    let images = here.join("images");
+    let code = ["text-lstm", "digits-cnn"].map(|name| constants(name, &images.join(name).with_extension("kiln")));
+    fs::write(out.join("models.rs"), code.concat()).unwrap();
+
+    println!("cargo::rerun-if-changed=memory.x");
+    println!("cargo::rerun-if-changed={}", images.join("digits.u8").display());
+    println!("cargo::rustc-link-search={}", here.display());
+    // target/TRIPLE/release/build/NAME/out: the map goes beside the firmware
+    let beside = out.ancestors().nth(3).unwrap();
+    println!("cargo::rustc-link-arg-bins=-Map={}", beside.join("firmware.map").display());
+}
+
+fn constants(name: &str, path: &Path) -> String {
+    println!("cargo::rerun-if-changed={}", path.display());
+    let file = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}: run targets/cortex-m4/compile-images first", path.display()));
+    let mut aligned = vec![0u64; file.len().div_ceil(8) + 8];
+    let start = aligned.as_ptr().align_offset(64);
+    let bytes = &mut bytes_of(&mut aligned)[8 * start..][..file.len()];
+    bytes.copy_from_slice(&file);
+    let image = Image::new(bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let program = image.main();
+    let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
+    kinds.sort();
+    kinds.dedup();
+    let constant = name.to_uppercase().replace('-', "_");
+    let mut code = String::new();
+    writeln!(code, "#[unsafe(link_section = \".images\")]").unwrap();
+    writeln!(code, "pub static {constant}: kiln::Aligned<[u8; {}]> = kiln::Aligned(*include_bytes!({path:?}));", file.len())
+        .unwrap();
+    writeln!(code, "pub const {constant}_ARENA: usize = {};", program.arena_bytes()).unwrap();
+    writeln!(code, "pub static {constant}_OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
+    kinds.into_iter().for_each(|kind| writeln!(code, "    {},", entry(kind)).unwrap());
+    code + "];\n"
+}
+
+/// The op set's entry for a kind.
+fn entry(kind: OpKind) -> &'static str {
+    match kind {
+        OpKind::Gemm => "kiln::ops::gemm::entry::<B>()",
+        OpKind::Conv => "kiln::ops::conv::entry::<B>()",
+        OpKind::Depthwise => "kiln::ops::conv::depthwise::<B>()",
+        OpKind::Pool => "kiln::ops::pool::entry::<B>()",
+        OpKind::Map => "kiln::ops::map::entry::<B>()",
+        OpKind::Copy => "kiln::ops::data::copy()",
+        OpKind::Gather => "kiln::ops::data::gather()",
+        OpKind::Reduce => "kiln::ops::reduce::reduce::<B>()",
+        OpKind::Softmax => "kiln::ops::reduce::softmax::<B>()",
+        OpKind::Norm => "kiln::ops::reduce::norm::<B>()",
+        OpKind::Attention => "kiln::ops::attention::entry::<B>()",
+        OpKind::Lstm => "kiln::ops::recurrent::lstm::<B>()",
+        OpKind::Gru => "kiln::ops::recurrent::gru::<B>()",
+        OpKind::ArgReduce => "kiln::ops::reduce::arg_reduce()",
+        OpKind::TopK => "kiln::ops::reduce::top_k()",
+        OpKind::Window => "kiln::ops::stream::window()",
+        OpKind::Extern => panic!("an image for a device can't have extern ops"),
+    }
+}
+
+fn bytes_of(words: &mut [u64]) -> &mut [u8] {
+    let bytes = 8 * words.len();
+    // SAFETY: any byte of a u64 may be read and written as a u8.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), bytes) }
+}
