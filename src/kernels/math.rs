@@ -9,6 +9,8 @@
 //! `tanh` and `erf` are odd rational functions of the clamped argument: as fast as one exponential, and exact near 0.
 #![allow(unsafe_code)]
 
+#![allow(clippy::excessive_precision, clippy::approx_constant)] // coefficients stand as they were fitted
+
 use super::{Dst, F32s, Src};
 use crate::program::{Binary, Unary};
 use core::f32::consts::{FRAC_1_SQRT_2, FRAC_2_PI, LN_2, LOG2_E, SQRT_2};
