@@ -16,6 +16,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "onnx")]
+mod onnx;
 #[cfg(test)]
 mod tests;
 
@@ -153,6 +155,8 @@ impl Compiled {
 
 enum Source {
     Image(Arc<Compiled>),
+    #[cfg(feature = "onnx")]
+    Onnx(Box<onnx::Onnx>),
 }
 
 /// A model file: an image, or (with the feature `onnx`) an ONNX file.
@@ -220,8 +224,18 @@ impl Model {
             let image = Arc::new(image);
             Source::Image(Arc::new(Compiled { image, report, how: Vec::new(), externs: Vec::new(), fixed: Vec::new() }))
         } else {
-            let what = "this is not a kiln image, and this build reads nothing else";
-            return Err(ModelError::Format { path, what: what.into() });
+            #[cfg(feature = "onnx")]
+            {
+                drop(file);
+                let onnx = onnx::Onnx::open(&path, options)?;
+                (inputs, outputs, metadata) = (onnx.inputs(), onnx.outputs(), onnx.metadata());
+                Source::Onnx(Box::new(onnx))
+            }
+            #[cfg(not(feature = "onnx"))]
+            {
+                let what = "this is not a kiln image, and this build reads nothing else";
+                return Err(ModelError::Format { path, what: what.into() });
+            }
         };
         Ok(Model { path, source, isa, inputs, outputs, metadata })
     }
@@ -288,6 +302,8 @@ impl Model {
         self.fits(given)?;
         match &self.source {
             Source::Image(compiled) => Ok(compiled.clone()),
+            #[cfg(feature = "onnx")]
+            Source::Onnx(onnx) => onnx.compiled(given),
         }
     }
 

@@ -84,7 +84,7 @@ mod tests {
             let even = if h % 2 == 0 { h } else { h + 1 };
             assert_eq!(f32_to_f16(middle as f32), even, "{h:#x}");
             assert_eq!(f32_to_f16((middle as f32).next_down()), h, "{h:#x}");
-            assert_eq!(f32_to_f16(-(middle as f32).next_up()), h + 1 | 0x8000, "{h:#x}");
+            assert_eq!(f32_to_f16(-(middle as f32).next_up()), (h + 1) | 0x8000, "{h:#x}");
         }
         assert_eq!((f32_to_f16(65519.9), f32_to_f16(65520.0), f32_to_f16(1e30)), (0x7bff, 0x7c00, 0x7c00));
         assert_eq!((f32_to_bf16(f32::from_bits(0x3f80_8000)), f32_to_bf16(f32::from_bits(0x3f81_8000))), (0x3f80, 0x3f82));

@@ -8,7 +8,6 @@
 //! own. `exp` multiplies by the power of two in one step: results below `1.8e-38` become 0, which saves a second scaling.
 //! `tanh` and `erf` are odd rational functions of the clamped argument: as fast as one exponential, and exact near 0.
 #![allow(unsafe_code)]
-
 #![allow(clippy::excessive_precision, clippy::approx_constant)] // coefficients stand as they were fitted
 
 use super::{Dst, F32s, Src};

@@ -145,6 +145,7 @@ unsafe fn many<V: F32s, const R: usize, const W: usize, const H: usize>(block: &
             unsafe { tile::<V, R, W, 1>(block, column, left.min(W * V::LANES)) };
             column += W * V::LANES;
         } else {
+            // SAFETY: as above.
             unsafe { tile::<V, R, H, 1>(block, column, left) };
             column += H * V::LANES;
         }
@@ -163,9 +164,11 @@ unsafe fn few<V: F32s, const R: usize, const X: usize, const W: usize, const H: 
     while column < block.end {
         let left = block.end - column;
         if left > H * V::LANES {
+            // SAFETY: as above.
             unsafe { tile::<V, R, W, D>(block, column, left.min(W * V::LANES)) };
             column += W * V::LANES;
         } else {
+            // SAFETY: as above.
             unsafe { tile::<V, R, H, D>(block, column, left) };
             column += H * V::LANES;
         }

@@ -235,6 +235,7 @@ impl Kernel for ToPoints<'_, '_> {
 impl Block<'_, '_> {
     /// Transforms the inputs of all tiles, of N x N pixels each.
     #[inline(always)]
+    #[allow(clippy::wrong_self_convention)] // a transform into the domain of points, not a conversion of the block
     fn to_points<V: F32s, const N: usize>(&self) {
         let g = self.g;
         let (pitch, row) = (g.in_pitch as usize, g.in_w as usize * g.in_pitch as usize);
@@ -291,6 +292,7 @@ impl Block<'_, '_> {
             for channel in (0..g.out_c as usize).step_by(V::LANES) {
                 let n = V::LANES.min(g.out_c as usize - channel);
                 let mut columns = [[V::splat(0.0); N]; T];
+                #[allow(clippy::needless_range_loop)] // x is also a place in memory
                 for x in 0..N {
                     let mut m = [V::splat(0.0); N];
                     for (y, m) in m.iter_mut().enumerate() {

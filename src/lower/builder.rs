@@ -186,7 +186,7 @@ impl<'n> Builder<'n> {
             return self.constant(v, order);
         }
         let view = self.view(v)?;
-        self.dense(&view, order, &self.net.name(v).to_string())
+        self.dense(&view, order, self.net.name(v))
     }
 
     /// A value, dense and row-major.
@@ -412,6 +412,6 @@ impl<'n> Builder<'n> {
 }
 
 /// A weight that is read as it is.
-pub(super) fn constant_of<'a>(net: &'a Net, v: Option<ValueId>) -> Option<&'a Constant> {
+pub(super) fn constant_of(net: &Net, v: Option<ValueId>) -> Option<&Constant> {
     net.constant(v?)
 }

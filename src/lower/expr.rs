@@ -80,7 +80,7 @@ impl Expr {
             Op::Cast if to == DType::Bool && net.dtype(inputs[0]) != DType::Bool => {
                 e.steps.push(Step { class: Instruction::CONSTANT, function: 0, args: vec![], p: [0; 2] });
                 let zero = Arg::Step(e.steps.len() - 1);
-                let args = vec![args, vec![zero]].concat();
+                let args = [args, vec![zero]].concat();
                 e.steps.push(Step { class: Instruction::BINARY, function: Binary::NotEqual as u8, args, p: [0; 2] });
                 return Some(e);
             }

@@ -71,11 +71,6 @@ impl Net {
         if self.constants[v.0].is_some() { None } else { self.producers[v.0] }
     }
 
-    /// The nodes that read a value, each once.
-    pub fn readers(&self, v: ValueId) -> &[usize] {
-        &self.readers[v.0]
-    }
-
     pub fn is_output(&self, v: ValueId) -> bool {
         self.graph.outputs.contains(&v)
     }

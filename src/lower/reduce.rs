@@ -169,7 +169,7 @@ pub(super) fn split_group_norms(net: &mut super::net::Net) {
             continue;
         };
         let dims = net.dims(*x).to_vec();
-        if *groups == 0 || dims.len() < 2 || *groups == dims[1] || dims[1] % groups != 0 {
+        if *groups == 0 || dims.len() < 2 || *groups == dims[1] || !dims[1].is_multiple_of(*groups) {
             continue;
         }
         let rest: usize = dims[1..].iter().product::<usize>() / groups;

@@ -163,10 +163,10 @@ fn gelu(net: &Net, node: &Node) -> Found {
                     continue;
                 }
                 match net.unary(gate) {
-                    Some((Unary::Erf, _, inner)) => {
-                        if net.affine(inner).iter().any(|&(y, s, t)| y == x && t == 0.0 && near(s * SQRT_2, 1.0)) {
-                            return one(Unary::Gelu, [0.0; 2], x);
-                        }
+                    Some((Unary::Erf, _, inner))
+                        if net.affine(inner).iter().any(|&(y, s, t)| y == x && t == 0.0 && near(s * SQRT_2, 1.0)) =>
+                    {
+                        return one(Unary::Gelu, [0.0; 2], x);
                     }
                     Some((Unary::Tanh, _, inner)) if tanh_argument(net, inner, x) => {
                         return one(Unary::GeluTanh, [0.0; 2], x);

@@ -54,10 +54,8 @@ fn merge_axes(dims: &mut [usize; MAP_RANK], rank: usize, inputs: &mut [Input<'_>
             }
         }
     }
-    for axis in 0..to {
-        dims[axis] = 1;
-        inputs.iter_mut().for_each(|i| i.strides[axis] = 0);
-    }
+    dims[..to].fill(1);
+    inputs.iter_mut().for_each(|i| i.strides[..to].fill(0));
 }
 
 #[cfg(test)]

@@ -1,0 +1,66 @@
+//! `kiln compile`: from an ONNX file to an image.
+
+use super::engine::Engine;
+use super::{Failure, ModelArgs, Result, progress};
+use crate::ModelError;
+use crate::model::Options;
+use clap::Args;
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Compile an ONNX file to an image: one file for every CPU
+#[derive(Args)]
+#[command(after_help = "A model with a node that only the host can evaluate is refused, with the list of such nodes.\n\n\
+    Examples:\n  \
+    kiln compile model.onnx -o model.kiln\n  \
+    kiln compile model.onnx -o model.kiln --set seq=64\n  \
+    kiln compile models/text-lstm/model.onnx -o text-lstm.kiln --stream")]
+pub struct CompileArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE.kiln")]
+    output: PathBuf,
+    /// Make the time axis a stream: each run takes one step, and the session keeps the state
+    #[arg(long)]
+    stream: bool,
+    /// Alignment of the image in memory, in bytes: 8 or 16 suit a device
+    #[arg(long, default_value_t = 64)]
+    align: u32,
+    /// Print one JSON object about the image
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
+    let options = Options { stream: args.stream, alignment: args.align, ..Options::default() };
+    let bar = progress::bar("compiling", None);
+    let engine = Engine::open_with(&args.model, options)?;
+    let compiled = engine.compiled(&[])?;
+    compiled.native()?;
+    let bytes = compiled.bytes();
+    std::fs::write(&args.output, bytes).map_err(|source| ModelError::File { path: args.output.clone(), source })?;
+    bar.finish_and_clear();
+    let Some(main) = compiled.report.programs.first() else { return Err(Failure::new("the model has no program")) };
+    let weights = compiled.report.weight_bytes;
+    if args.json {
+        let report = json!({
+            "image_bytes": bytes.len(), "weight_bytes": weights, "arena_bytes": main.arena_bytes, "live_bytes": main.live_bytes,
+            "state_bytes": main.state_bytes, "scratch_bytes": main.scratch_bytes, "macs": main.macs,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(
+            out,
+            "{}: {} bytes, of which weights {weights}; arena {} bytes, of which state {}; {} multiply-accumulates a run",
+            args.output.display(),
+            bytes.len(),
+            main.arena_bytes,
+            main.state_bytes,
+            main.macs
+        )?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,167 @@
+//! A model as the commands use it: arrays by name in, arrays by name out.
+
+use super::array::{Array, shape};
+use super::{Failure, ModelArgs, Result, feed};
+use crate::exec::OwnedSession;
+use crate::kernels::Isa;
+use crate::model::{Compiled, Dim, Given, Model, Options};
+use crate::tensor::DType;
+use std::fmt;
+use std::sync::Arc;
+
+/// An input or output as the file declares it.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes; `None` for one that is not settled.
+    pub dims: Vec<Option<usize>>,
+    /// The file does not say how many axes there are; `dims` is empty then.
+    pub any_rank: bool,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.dims.is_empty() {
+            return write!(f, "{} {}", self.dtype, if self.any_rank { "of any shape".into() } else { shape(&[]) });
+        }
+        let dims: Vec<String> = self.dims.iter().map(|d| d.map_or("?".into(), |n| n.to_string())).collect();
+        write!(f, "{} {}", self.dtype, dims.join("x"))
+    }
+}
+
+/// An open model.
+pub struct Engine {
+    model: Model,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+impl Engine {
+    /// Opens a model to run it.
+    pub fn open(args: &ModelArgs, isa: Option<Isa>) -> Result<Engine> {
+        Engine::open_with(args, Options { isa, ..Options::default() })
+    }
+
+    /// Opens a model; `options` with the symbols of the command line.
+    pub fn open_with(args: &ModelArgs, mut options: Options) -> Result<Engine> {
+        options.symbols.extend(args.set.iter().map(|(symbol, n)| (symbol.clone(), *n as i64)));
+        let model = Model::open_with(&args.model, options)?;
+        let ports = |ports: &[crate::model::Port]| ports.iter().map(port).collect::<Result<Vec<_>>>();
+        let (inputs, outputs) = (ports(model.inputs())?, ports(model.outputs())?);
+        Ok(Engine { model, inputs, outputs })
+    }
+
+    /// The value of a metadata entry.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.model.metadata(key)
+    }
+
+    /// Inputs, in the file's order.
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// Outputs, in the file's order.
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// The model made ready for inputs of these shapes (and, where shapes of the network depend on them, values).
+    pub fn compiled(&self, inputs: &[(String, Array)]) -> Result<Arc<Compiled>> {
+        let given: Vec<Given> = inputs
+            .iter()
+            .map(|(name, a)| {
+                // Only small integers can decide a shape.
+                let small = a.len() <= 64 && matches!(a.dtype, DType::I64 | DType::I32 | DType::Bool);
+                Given { name: name.clone(), dtype: a.dtype, dims: a.dims.clone(), bytes: small.then(|| a.bytes.clone()) }
+            })
+            .collect();
+        Ok(self.model.compiled(&given)?)
+    }
+
+    /// A session for inputs of these shapes: all inputs of the model.
+    pub fn session(&self, inputs: &[(String, Array)]) -> Result<Session> {
+        feed::check(&self.inputs, inputs)?;
+        let compiled = self.compiled(inputs)?;
+        let session = compiled.session(None, self.model.isa())?;
+        Ok(Session { session, compiled, isa: self.model.isa() })
+    }
+}
+
+fn port(port: &crate::model::Port) -> Result<Port> {
+    let Some(dtype) = port.dtype else {
+        return Err(Failure::new(format!("the tensor \"{}\" is of an element type that is not supported", port.name)));
+    };
+    let size = |d: &Dim| match d {
+        Dim::Fixed(n) => Some(*n),
+        Dim::Symbol(_) => None,
+    };
+    let dims = port.dims.as_ref().map(|dims| dims.iter().map(size).collect());
+    Ok(Port { name: port.name.clone(), dtype, any_rank: dims.is_none(), dims: dims.unwrap_or_default() })
+}
+
+/// A model that runs.
+pub struct Session {
+    session: OwnedSession,
+    compiled: Arc<Compiled>,
+    isa: Isa,
+}
+
+impl Session {
+    /// Writes all inputs; a run uses them up.
+    pub fn load(&mut self, inputs: &[(String, Array)]) -> Result<()> {
+        for (name, array) in inputs {
+            // A constant of the network by now: its value decided shapes.
+            if self.compiled.fixed.contains(name) {
+                continue;
+            }
+            let to = self.session.input_bytes(name.as_str())?;
+            if to.len() != array.bytes.len() {
+                let (want, is) = (to.len(), array.bytes.len());
+                return Err(Failure::new(format!(
+                    "input \"{name}\": the model wants {want} bytes, it is given {is} ({array:?})"
+                )));
+            }
+            to.copy_from_slice(&array.bytes);
+        }
+        Ok(())
+    }
+
+    /// Runs once.
+    pub fn run(&mut self) -> Result<()> {
+        Ok(self.session.run()?)
+    }
+
+    /// Starts a stream anew.
+    pub fn reset(&mut self) {
+        self.session.reset();
+    }
+
+    /// An output of the last run.
+    pub fn output(&self, name: &str) -> Result<Array> {
+        let Some(tensor) = self.session.program().outputs().find(|t| t.name() == name) else {
+            return Err(Failure::new(format!("the compiled model has no output \"{name}\"")));
+        };
+        let dims = tensor.dims().iter().map(|&d| d as usize).collect();
+        Ok(Array { dtype: tensor.dtype(), dims, bytes: self.session.output_bytes(name)?.to_vec() })
+    }
+
+    /// All outputs of the last run, in the model's order.
+    pub fn outputs(&self) -> Result<Vec<(String, Array)>> {
+        let program = self.session.program();
+        program.outputs().map(|t| Ok((t.name().to_string(), self.output(t.name())?))).collect()
+    }
+
+    /// The instruction set it runs on.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Bytes of its arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.session.program().arena_bytes()
+    }
+}

@@ -1,0 +1,101 @@
+//! An ONNX file as a model: compiled for the shapes that a run brings, and kept for the last few of them.
+
+use super::{Compiled, Dim, ExternNode, Given, How, Options, Port};
+use crate::ModelError;
+use crate::exec::owned::OwnedImage;
+use crate::import::{self, Signature};
+use crate::tensor::DType;
+use crate::{lower, plan};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Compiled forms that are kept, the latest used.
+const KEPT: usize = 4;
+
+/// What a compiled form depends on: shapes of inputs, and values of those that decide shapes.
+#[derive(Clone, PartialEq)]
+struct Key {
+    shapes: BTreeMap<String, Vec<usize>>,
+    values: BTreeMap<String, (DType, Vec<usize>, Vec<u8>)>,
+}
+
+/// An ONNX file.
+pub(super) struct Onnx {
+    path: PathBuf,
+    options: Options,
+    signature: Signature,
+    kept: Mutex<Vec<(Key, Arc<Compiled>)>>,
+}
+
+fn ports(declared: &[import::Declared]) -> Vec<Port> {
+    let dim = |d: &import::Dim| match d {
+        import::Dim::Fixed(n) => Dim::Fixed(*n),
+        import::Dim::Symbol(name) => Dim::Symbol(name.clone()),
+    };
+    let port = |d: &import::Declared| Port {
+        name: d.name.clone(),
+        dtype: d.dtype,
+        dims: d.dims.as_ref().map(|dims| dims.iter().map(dim).collect()),
+    };
+    declared.iter().map(port).collect()
+}
+
+impl Onnx {
+    pub fn open(path: &Path, options: Options) -> Result<Onnx, ModelError> {
+        let signature = import::signature(path)?;
+        Ok(Onnx { path: path.to_path_buf(), options, signature, kept: Mutex::new(Vec::new()) })
+    }
+
+    pub fn inputs(&self) -> Vec<Port> {
+        ports(&self.signature.inputs)
+    }
+
+    pub fn outputs(&self) -> Vec<Port> {
+        ports(&self.signature.outputs)
+    }
+
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        self.signature.metadata.clone()
+    }
+
+    /// The model made ready for these inputs: a kept form where there is one.
+    pub fn compiled(&self, given: &[Given]) -> Result<Arc<Compiled>, ModelError> {
+        let mut key = Key { shapes: BTreeMap::new(), values: BTreeMap::new() };
+        for g in given {
+            key.shapes.insert(g.name.clone(), g.dims.clone());
+            let decides = self.signature.inputs.iter().any(|d| d.name == g.name && d.decides);
+            if let (true, Some(bytes)) = (decides, &g.bytes) {
+                key.values.insert(g.name.clone(), (g.dtype, g.dims.clone(), bytes.clone()));
+            }
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(i) = kept.iter().position(|(k, _)| *k == key) {
+            let found = kept.remove(i);
+            kept.push(found.clone());
+            return Ok(found.1);
+        }
+        let compiled = Arc::new(self.compile(&key)?);
+        if kept.len() == KEPT {
+            kept.remove(0);
+        }
+        kept.push((key, compiled.clone()));
+        Ok(compiled)
+    }
+
+    fn compile(&self, key: &Key) -> Result<Compiled, ModelError> {
+        let options =
+            import::Options { symbols: self.options.symbols.clone(), shapes: key.shapes.clone(), values: key.values.clone() };
+        let imported = import::import(&self.path, &options)?;
+        let lowered = lower::lower(imported.graph, &lower::Options { stream: self.options.stream })?;
+        let format = |what: String| ModelError::Format { path: self.path.clone(), what };
+        let built = plan::build(lowered.model, &plan::Options { alignment: self.options.alignment }, &mut |_| ())
+            .map_err(|e| format(e.to_string()))?;
+        // The bytes were made here, a moment ago: their hashes are not worth reading all weights once more.
+        let image = OwnedImage::new(Box::new(built.image), false, Some(Box::new(imported.externs)))?;
+        let how = lowered.report.into_iter().map(|op| How { how: op.how, why: op.why }).collect();
+        let externs = lowered.externs.into_iter().map(|e| ExternNode { name: e.name, op: e.op, reason: e.reason }).collect();
+        let fixed = key.values.keys().cloned().collect();
+        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs, fixed })
+    }
+}

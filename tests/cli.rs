@@ -1,0 +1,71 @@
+//! The command line as a user meets it: help, errors, exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn kiln(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kiln")).args(arguments).env_remove("KILN_LOG").env_remove("RUST_LOG").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A bad call: exit code 2, nothing on standard output, and an error that holds these words.
+fn refused(arguments: &[&str], words: &[&str]) {
+    let output = kiln(arguments);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+    assert!(error.starts_with("error: "), "{arguments:?}: {error}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    for word in words {
+        assert!(error.contains(word), "{arguments:?}: \"{word}\" is not in: {error}");
+    }
+}
+
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+#[test]
+fn help_has_examples() {
+    for command in ["run", "inspect", "compile", "compare", "bench"] {
+        let output = kiln(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        let help = text(&output.stdout);
+        assert!(help.contains("Examples:") && help.contains(&format!("kiln {command} ")), "{help}");
+    }
+    assert_eq!(kiln(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn bad_calls_are_errors() {
+    refused(&["frobnicate"], &["frobnicate"]);
+    refused(&["run", "m.onnx", "--isa", "mmx"], &["scalar, portable16 or avx2"]);
+    refused(&["run", "m.onnx", "--set", "seq"], &["NAME=VALUE"]);
+    refused(&["run", "m.onnx", "--set", "seq=many"], &["many"]);
+    refused(&["run", "m.onnx", "--each", "a.txt"], &["--json"]);
+    refused(&["compare", "m.onnx", "--inputs", "a.npz"], &["--expected"]);
+    refused(&["compare", "m.onnx", "--inputs", "a.npz", "--expected", "b.npz", "--rtol", "-1"], &["--rtol"]);
+    refused(&["bench", "m.onnx", "--threads", "0"], &["--threads"]);
+    refused(&["bench", "m.onnx", "--seconds", "nan"], &["--seconds"]);
+}
+
+#[test]
+fn bad_files_are_errors_that_name_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let rubbish = write(dir.path(), "rubbish.kiln", b"neither an image nor a model");
+    let empty = write(dir.path(), "empty.onnx", b"");
+    let image = write(dir.path(), "image.kiln", b"\x89KILN\r\n\n\x01\x00\x00\x00");
+    let npz = write(dir.path(), "bad.npz", b"PK\x03\x04rubbish");
+    for model in [&rubbish, &empty, &image] {
+        for command in ["run", "inspect", "bench"] {
+            refused(&[command, model], &[model]);
+        }
+    }
+    refused(&["run", "nowhere.onnx"], &["nowhere.onnx"]);
+    refused(&["compare", &rubbish, "--inputs", &npz, "--expected", &npz], &[&npz]);
+    refused(&["bench", &rubbish, "--inputs", "nowhere.npz"], &["nowhere.npz"]);
+}
