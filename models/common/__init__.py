@@ -1,0 +1,1 @@
+"""What the recipes share: data, tokenizer and vocabulary, training loop, metrics, export."""
