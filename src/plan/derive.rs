@@ -1,7 +1,7 @@
 //! Weights that a host derives from an image's when it opens it: Winograd forms of 3x3 convolutions.
 //!
 //! They are up to four times the size of the plain panels and take milliseconds to compute, so they are not in the image,
-//! and devices never have them. A host calls [`program`] once, and gives what it returns to each session
+//! and devices never have them. A host calls [`program()`] once, and gives what it returns to each session
 //! ([`OwnedSession::new`](crate::exec::owned::OwnedSession::new)). Without derived weights, or without the scratch memory, an
 //! op runs on the plain panels.
 
