@@ -29,4 +29,4 @@ def differences(a: dict, b: dict, digits: int = 3) -> list[str]:
     pairs = [(key, a[key], b[key]) for key in ("accuracy", "macro_f1")]
     pairs += [(f"{label} {key}", figures[key], b["classes"][label][key])
               for label, figures in a["classes"].items() for key in figures]
-    return [f"{name}: {x:.4f} and {y:.4f}" for name, x, y in pairs if round(x, digits) != round(y, digits)]
+    return [f"{name}: {x:.4f} and {y:.4f}" for name, x, y in pairs if round(float(x), digits) != round(float(y), digits)]
