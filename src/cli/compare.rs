@@ -30,13 +30,13 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE.npz")]
     expected: PathBuf,
     /// Allowed error, as a share of the expected element
-    #[arg(long, default_value_t = 1e-3, value_parser = tolerance)]
+    #[arg(long, default_value_t = 1e-3, value_parser = tolerance, allow_negative_numbers = true)]
     rtol: f64,
     /// Allowed error
-    #[arg(long, default_value_t = 1e-6, value_parser = tolerance)]
+    #[arg(long, default_value_t = 1e-6, value_parser = tolerance, allow_negative_numbers = true)]
     atol: f64,
     /// Allowed error, as a share of the output's largest magnitude
-    #[arg(long, default_value_t = 1e-4, value_parser = tolerance)]
+    #[arg(long, default_value_t = 1e-4, value_parser = tolerance, allow_negative_numbers = true)]
     mtol: f64,
     /// Print one JSON object
     #[arg(long)]
