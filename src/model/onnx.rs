@@ -4,14 +4,20 @@ use super::{Compiled, Dim, ExternNode, Given, How, Options, Port};
 use crate::ModelError;
 use crate::exec::owned::OwnedImage;
 use crate::import::{self, Signature};
+use crate::plan::PlanError;
 use crate::tensor::DType;
-use crate::{lower, plan};
+use crate::{lower, mapped, plan};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Compiled forms that are kept, the latest used.
 const KEPT: usize = 4;
+
+/// From this many bytes on, pages of a mapped file are given back while its weights are packed.
+const LARGE: usize = 16 << 20;
 
 /// What a compiled form depends on: shapes of inputs, and values of those that decide shapes.
 #[derive(Clone, PartialEq)]
@@ -87,10 +93,14 @@ impl Onnx {
         let options =
             import::Options { symbols: self.options.symbols.clone(), shapes: key.shapes.clone(), values: key.values.clone() };
         let imported = import::import(&self.path, &options)?;
+        let maps = mapped::maps_of(&imported.graph);
         let lowered = lower::lower(imported.graph, &lower::Options { stream: self.options.stream })?;
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
-        let built = plan::build(lowered.model, &plan::Options { alignment: self.options.alignment }, &mut |_| ())
-            .map_err(|e| format(e.to_string()))?;
+        let plan_options = plan::Options { alignment: self.options.alignment };
+        let built = releasing(&maps, || plan::build(lowered.model, &plan_options, &mut |_| ())).map_err(|e| match e {
+            PlanError::Op { name, kind, what } => ModelError::node(name, kind.name(), what),
+            PlanError::Program(what) => format(what),
+        })?;
         // The bytes were made here, a moment ago: their hashes are not worth reading all weights once more.
         let image = OwnedImage::new(Box::new(built.image), false, Some(Box::new(imported.externs)))?;
         let how = lowered.report.into_iter().map(|op| How { how: op.how, why: op.why }).collect();
@@ -98,4 +108,26 @@ impl Onnx {
         let fixed = key.values.keys().cloned().collect();
         Ok(Compiled { image: Arc::new(image), report: built.report, how, externs, fixed })
     }
+}
+
+/// Does `work` while the pages of large mapped files are given back every few milliseconds: a weight that has been packed
+/// is in memory once, not twice. Packers read the map as they like and know nothing of it; a page that is still needed is
+/// mapped again from the page cache.
+fn releasing<T>(maps: &[Arc<memmap2::Mmap>], work: impl FnOnce() -> T) -> T {
+    if maps.iter().map(|m| m.len()).sum::<usize>() < LARGE {
+        return work();
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                maps.iter().for_each(|m| mapped::release(m));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let result = work();
+        done.store(true, Relaxed);
+        maps.iter().for_each(|m| mapped::release(m));
+        result
+    })
 }
