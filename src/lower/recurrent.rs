@@ -8,9 +8,9 @@ use super::builder::{Builder, View, word};
 use super::constant::Constant;
 use super::layout::Layout;
 use super::pack;
-use crate::graph::{Node, Op, Recurrent, ValueId};
-use crate::plan::draft::{self, Storage};
-use crate::program::{Gemm, Gru, Lstm, OpKind, PANEL, Unary, hidden_padded, packed_len};
+use crate::graph::{Node, Op, Recurrent};
+use crate::plan::draft;
+use crate::program::{Gemm, Gru, Lstm, OpKind, PANEL, Unary, packed_len};
 use crate::tensor::DType;
 
 /// Time, batch and the rest among the axes of X (`batch_first`: batch, time).
@@ -166,11 +166,10 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
             None => (None, batch * hidden, hidden),
         };
         let mut results = vec![y_operand];
-        for (i, state) in last.iter().enumerate() {
-            results.push(match (state, b.kept_state(node, i, d)) {
-                (Some(view), _) => b.operand(&view.with_layout(view.layout.slice(0, d, 1, 1)))?,
-                (None, Some(kept)) => Some(kept),
-                (None, None) => {
+        for state in &last {
+            results.push(match state {
+                Some(view) => b.operand(&view.with_layout(view.layout.slice(0, d, 1, 1)))?,
+                None => {
                     let own = b.buffer(&format!("{} state", node.name), DType::F32, &[batch, hidden], &[0, 1])?;
                     b.operand(&own)?
                 }
@@ -279,17 +278,4 @@ fn pack(
         pack::panels(to, &rows, &columns, |i| constant.at(start + i), None);
         Ok(())
     }))
-}
-
-impl Builder<'_> {
-    /// In a stream, the state of a recurrent cell (0: h, 1: c) in one direction, which is kept from run to run.
-    fn kept_state(&mut self, _node: &Node, _state: usize, _direction: usize) -> Option<draft::ValueId> {
-        None
-    }
-}
-
-/// Keeps the names that only streams use in use.
-#[allow(dead_code)]
-fn unused(_: Storage, _: ValueId) -> u32 {
-    hidden_padded(1)
 }
