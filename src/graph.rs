@@ -227,6 +227,12 @@ pub enum Op {
     },
     /// To the output's shape, as numpy does.
     Broadcast,
+    /// In a stream: the last elements along `axis`, as many as the output has; the input brings one more with each run. Before
+    /// the stream's start there were zeros.
+    Window {
+        /// The axis.
+        axis: usize,
+    },
     /// Rows of input 0 along `axis` by the indices of input 1 (any rank).
     Gather {
         /// The axis.

@@ -3,6 +3,7 @@
 use super::builder::{Builder, word};
 use super::layout::Layout;
 use crate::graph::{Node, Op, ValueId};
+use crate::plan::draft::Storage;
 use crate::program::{self, OpKind};
 use crate::tensor::{DType, MAX_RANK};
 
@@ -41,6 +42,7 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node, out: ValueId) -> Result<(),
             Ok(())
         }
         Op::Concat { axis } => concat(b, node, out, *axis),
+        Op::Window { axis } => window(b, x, out, *axis),
         Op::Pad { before, value } => pad(b, x, out, before, value),
         Op::Gather { axis } => gather(b, node, x, out, *axis),
         _ => Err("it has no native form".into()),
@@ -89,6 +91,24 @@ fn pad(b: &mut Builder<'_>, x: ValueId, out: ValueId, before: &[usize], value: &
     }
     let elements = output.layout.elements();
     b.copy_filled(&view, &output.with_layout(inside), Some((elements, u64::from_le_bytes(eight))))
+}
+
+/// The last steps of a stream: state, to which each run appends one.
+fn window(b: &mut Builder<'_>, x: ValueId, out: ValueId, axis: usize) -> Result<(), String> {
+    let dims = b.net.dims(out).to_vec();
+    // Steps are rows: their axis is the outermost in memory, the others keep their order.
+    let mut order = b.view(x)?.layout.order();
+    order.retain(|&a| a != axis);
+    order.insert(0, axis);
+    let step = b.ordered(x, &order)?;
+    let state = b.buffer(b.net.name(out), step.dtype, &dims, &order)?;
+    b.draft.values[state.root.0 as usize].storage = Storage::State;
+    let row = dims.iter().product::<usize>() / dims[axis].max(1) * step.dtype.size();
+    let record = program::Window { new: word(b.net.dims(x)[axis])?, keep: word(dims[axis])?, row_bytes: word(row)? };
+    let inputs = vec![b.operand(&step)?, Some(state.root)];
+    b.push(OpKind::Window, &record, &[], inputs, vec![Some(state.root)], vec![], "the last steps of the stream");
+    b.bind(out, state);
+    Ok(())
 }
 
 /// A slice whose step is negative: the one layout that has no view.

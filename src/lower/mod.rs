@@ -27,6 +27,7 @@ mod recurrent;
 mod reduce;
 mod rewrite;
 mod scalar;
+mod stream;
 
 use crate::ModelError;
 use crate::graph::{Graph, Node, Op};
@@ -80,12 +81,14 @@ pub struct Lowered {
 /// [`ModelError::Node`], naming the node, when it neither has a native form nor can be left to the host, or when a model
 /// that is to be streamed is not causal.
 pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, ModelError> {
-    if options.stream {
-        return Err(ModelError::Call("streams are not lowered yet".into()));
-    }
-    let metadata = graph.metadata.clone();
     let mut net = Net::new(graph);
     constant::fold(&mut net);
+    rewrite::pads(&mut net);
+    if options.stream {
+        stream::run(&mut net)?;
+        constant::fold(&mut net);
+    }
+    let metadata = net.graph.metadata.clone();
     reduce::split_group_norms(&mut net);
     rewrite::run(&mut net);
     constant::fold(&mut net);
@@ -135,6 +138,7 @@ fn single(b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
         | Op::Broadcast
         | Op::Concat { .. }
         | Op::Pad { .. }
+        | Op::Window { .. }
         | Op::Gather { .. } => data::emit(b, node, out?),
         Op::Lstm(_) | Op::Gru(_) | Op::Rnn(_) => recurrent::emit(b, node),
         Op::Conv { .. } | Op::ConvTranspose { .. } => conv::supported(b.net, node),

@@ -14,13 +14,15 @@ pub(super) struct Net {
     constants: Vec<Option<Constant>>,
     producers: Vec<Option<usize>>,
     readers: Vec<Vec<usize>>,
+    /// The network takes one step of a stream at a time: recurrent cells keep their state.
+    pub streamed: bool,
 }
 
 impl Net {
     pub fn new(graph: Graph) -> Net {
         let constant = |v: &Value| v.constant.clone().map(|bytes| Constant::new(bytes, v.dtype, &v.dims));
         let constants = graph.values.iter().map(constant).collect();
-        let mut net = Net { graph, constants, producers: vec![], readers: vec![] };
+        let mut net = Net { graph, constants, producers: vec![], readers: vec![], streamed: false };
         net.tidy();
         net
     }

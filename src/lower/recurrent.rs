@@ -9,7 +9,7 @@ use super::constant::Constant;
 use super::layout::Layout;
 use super::pack;
 use crate::graph::{Node, Op, Recurrent};
-use crate::plan::draft;
+use crate::plan::draft::{self, Storage};
 use crate::program::{Gemm, Gru, Lstm, OpKind, PANEL, Unary, packed_len};
 use crate::tensor::DType;
 
@@ -92,6 +92,19 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
     let mut initial = vec![];
     let mut last = vec![];
     for (i, &slot) in slots.iter().enumerate() {
+        if net.streamed && steps == 1 {
+            // What one run leaves, the next one starts from.
+            let name = format!("{} {}", node.name, ["h", "c"][i]);
+            let kept = b.buffer(&name, DType::F32, &[directions, batch, hidden], &[0, 1, 2])?;
+            b.draft.values[kept.root.0 as usize].storage = Storage::State;
+            if let Some(v) = output(i + 1) {
+                let layout = if r.batch_first { kept.layout.transpose(&[1, 0, 2]) } else { kept.layout.clone() };
+                b.bind(v, kept.with_layout(layout));
+            }
+            initial.push(Some(kept.clone()));
+            last.push(Some(kept));
+            continue;
+        }
         initial.push(match input(slot) {
             Some(v) if net.constant(v).is_some_and(|c| c.uniform().is_some_and(|u| u.to_bits() == 0)) => None,
             Some(v) => Some(by_direction(b.ordered(v, &order)?, r.batch_first)),

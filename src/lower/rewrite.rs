@@ -212,6 +212,32 @@ fn mean(net: &Net, node: &Node) -> Found {
     near(s * n as f32, 1.0).then(|| (Op::Reduce { kind, axes: axes.clone() }, vec![*x]))
 }
 
+/// Zeros that are put around a map before a convolution: they become its padding.
+pub(super) fn pads(net: &mut Net) {
+    for i in 0..net.graph.nodes.len() {
+        let node = &net.graph.nodes[i];
+        let (Op::Conv { window, groups }, Some(Some(padded))) = (&node.op, node.inputs.first()) else { continue };
+        let Some(Node { op: Op::Pad { before, value }, inputs, .. }) = net.node_of(*padded) else { continue };
+        let Some(Some(x)) = inputs.first() else { continue };
+        let (inner, outer) = (net.dims(*x), net.dims(*padded));
+        let first = inner.len().saturating_sub(window.kernel.len());
+        if value.iter().any(|&b| b != 0) || inner[..first] != outer[..first] {
+            continue;
+        }
+        let mut window = window.clone();
+        for k in 0..window.kernel.len() {
+            let a = first + k;
+            window.before[k] += before[a];
+            window.after[k] += outer[a] - inner[a] - before[a];
+        }
+        let mut inputs: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
+        inputs[0] = *x;
+        let op = Op::Conv { window, groups: *groups };
+        net.replace(i, op, &inputs);
+    }
+    net.tidy();
+}
+
 /// Batch norms with constant parameters: a factor and a sum per channel, which the product before takes in.
 fn batch_norms(net: &mut Net) {
     let mut i = 0;
