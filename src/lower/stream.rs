@@ -77,8 +77,7 @@ pub(super) fn run(net: &mut Net) -> Result<(), ModelError> {
 }
 
 fn track(net: &Net, input: ValueId, axis: usize) -> Result<Track, (usize, String)> {
-    let mut t =
-        Track { times: vec![Time::Free; net.graph.values.len()], steps: net.dims(input)[axis], stateful: false, input };
+    let mut t = Track { times: vec![Time::Free; net.graph.values.len()], steps: net.dims(input)[axis], stateful: false, input };
     t.times[input.0] = Time::Axis(axis, 0);
     for (i, node) in net.graph.nodes.iter().enumerate() {
         let inputs: Vec<(ValueId, Time)> = node.inputs.iter().flatten().map(|v| (*v, t.times[v.0])).collect();
@@ -126,7 +125,11 @@ fn follow(net: &Net, node: &Node, t: &mut Track) -> Result<Vec<Time>, String> {
         };
     };
     let beside = |used: &[usize], what: &str| {
-        if used.contains(&axis) { Err(format!("it {what} over all steps")) } else { Ok(vec![Time::Axis(axis, extra); node.outputs.len()]) }
+        if used.contains(&axis) {
+            Err(format!("it {what} over all steps"))
+        } else {
+            Ok(vec![Time::Axis(axis, extra); node.outputs.len()])
+        }
     };
     match &node.op {
         Op::Unary(..) | Op::Cast => Ok(alone(Time::Axis(axis, extra))),
@@ -138,9 +141,8 @@ fn follow(net: &Net, node: &Node, t: &mut Track) -> Result<Vec<Time>, String> {
         }
         Op::Reshape => {
             let before: usize = dims[..axis].iter().product();
-            let to = (0..out_dims.len()).find(|&i| {
-                out_dims[i] == dims[axis] && out_dims[..i].iter().product::<usize>() == before
-            });
+            let to =
+                (0..out_dims.len()).find(|&i| out_dims[i] == dims[axis] && out_dims[..i].iter().product::<usize>() == before);
             to.map(|to| alone(Time::Axis(to, extra))).ok_or("it joins steps into one row".into())
         }
         Op::Broadcast => Ok(alone(Time::Axis(axis + out_dims.len() - dims.len(), extra))),
@@ -162,7 +164,11 @@ fn follow(net: &Net, node: &Node, t: &mut Track) -> Result<Vec<Time>, String> {
         }
         Op::Concat { axis: joined } => {
             let same = (0..node.inputs.len()).all(|slot| time(t, slot) == Time::Axis(axis, extra));
-            if *joined == axis || !same { Err("it joins steps with something else".into()) } else { Ok(alone(Time::Axis(axis, extra))) }
+            if *joined == axis || !same {
+                Err("it joins steps with something else".into())
+            } else {
+                Ok(alone(Time::Axis(axis, extra)))
+            }
         }
         Op::Pad { before, .. } => {
             let padded = before[axis] != 0 || out_dims[axis] != dims[axis];
@@ -185,7 +191,11 @@ fn follow(net: &Net, node: &Node, t: &mut Track) -> Result<Vec<Time>, String> {
         Op::Conv { window, .. } => {
             let first = dims.len() - window.kernel.len();
             let Some(i) = axis.checked_sub(first) else {
-                return if axis + 1 == first { Err("its channels are the steps".into()) } else { Ok(alone(Time::Axis(axis, extra))) };
+                return if axis + 1 == first {
+                    Err("its channels are the steps".into())
+                } else {
+                    Ok(alone(Time::Axis(axis, extra)))
+                };
             };
             let reach = window.dilations[i] * (window.kernel[i] - 1);
             if window.strides[i] != 1 {
@@ -288,7 +298,8 @@ fn rewrite(net: &mut Net, t: &Track) {
     let mut i = 0;
     while i < net.graph.nodes.len() {
         let mut node = net.graph.nodes[i].clone();
-        let times: Vec<Time> = node.inputs.iter().map(|v| v.map_or(Time::Free, |v| t.times.get(v.0).copied().unwrap_or(Time::Free))).collect();
+        let times: Vec<Time> =
+            node.inputs.iter().map(|v| v.map_or(Time::Free, |v| t.times.get(v.0).copied().unwrap_or(Time::Free))).collect();
         let Some(Time::Axis(axis, _)) = times.iter().copied().find(|t| matches!(t, Time::Axis(..))) else {
             i += 1;
             continue;

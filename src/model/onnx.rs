@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Compiled forms that are kept, the latest used.
 const KEPT: usize = 4;
 
+/// Steps for which a streamed model is imported, before one of them is taken.
+const STEPS: i64 = 8;
+
 /// From this many bytes on, pages of a mapped file are given back while its weights are packed.
 const LARGE: usize = 16 << 20;
 
@@ -89,9 +92,30 @@ impl Onnx {
         Ok(compiled)
     }
 
+    /// The symbols' values. In a stream the number of steps may be left open: the program takes one step whatever it is.
+    fn symbols(&self, key: &Key) -> Result<BTreeMap<String, i64>, ModelError> {
+        let mut symbols = self.options.symbols.clone();
+        if self.options.stream {
+            let given = |d: &&import::Declared| !key.shapes.contains_key(&d.name);
+            let mut open: Vec<&String> = Vec::new();
+            for dim in self.signature.inputs.iter().filter(given).flat_map(|d| d.dims.iter().flatten()) {
+                if let import::Dim::Symbol(name) = dim
+                    && !symbols.contains_key(name)
+                    && !open.contains(&name)
+                {
+                    open.push(name);
+                }
+            }
+            if let [steps] = open[..] {
+                symbols.insert(steps.clone(), STEPS);
+            }
+        }
+        Ok(symbols)
+    }
+
     fn compile(&self, key: &Key) -> Result<Compiled, ModelError> {
         let options =
-            import::Options { symbols: self.options.symbols.clone(), shapes: key.shapes.clone(), values: key.values.clone() };
+            import::Options { symbols: self.symbols(key)?, shapes: key.shapes.clone(), values: key.values.clone() };
         let imported = import::import(&self.path, &options)?;
         let maps = mapped::maps_of(&imported.graph);
         let lowered = lower::lower(imported.graph, &lower::Options { stream: self.options.stream })?;
