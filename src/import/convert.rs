@@ -1,6 +1,6 @@
 //! From tract's decluttered model to a graph.
 //!
-//! Each node becomes one node ([`native`](super::native) for tract's own ops, [`onnx`](super::onnx) for those kept whole),
+//! Each node becomes one node ([`native`](super::native) for tract's own ops, [`onnx`](mod@super::onnx) for those kept whole),
 //! a few become two or three, and what neither knows becomes an extern one. Every node that stands for one of tract's gets
 //! a recipe.
 

@@ -23,7 +23,7 @@ pub(super) const HELD: &str = "KilnWeight";
 /// The op type of a node that yields its input.
 pub(super) const COPY: &str = "KilnCopy";
 
-/// An importer whose operators are kept whole as [`rules::whole`] says.
+/// An importer whose operators are kept whole as `rules` says.
 pub(super) fn importer() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     for name in rules::NAMES {
