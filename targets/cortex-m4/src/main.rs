@@ -25,11 +25,13 @@ use semihosting::Line;
 const SENTENCES: &str = include_str!("../../../models/data/sentences.txt");
 static PICTURES: &[u8] = include_bytes!("../images/digits.u8");
 
+/// One arena serves both models: they never run at the same time.
+const ARENA: usize =
+    if models::TEXT_LSTM_ARENA > models::DIGITS_CNN_ARENA { models::TEXT_LSTM_ARENA } else { models::DIGITS_CNN_ARENA };
+
+// The entry may own a static: the runtime's macro hands it out as a `&mut`, once.
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    // One arena serves both: they never run at the same time.
-    const ARENA: usize =
-        if models::TEXT_LSTM_ARENA > models::DIGITS_CNN_ARENA { models::TEXT_LSTM_ARENA } else { models::DIGITS_CNN_ARENA };
     static mut MEMORY: Aligned<[u8; ARENA]> = Aligned([0; ARENA]);
     let outcome = text(&mut MEMORY.0).and_then(|()| digits(&mut MEMORY.0));
     if let Err(error) = outcome {
