@@ -160,7 +160,11 @@ impl<'a> Maker<'a> {
         let port = &self.port;
         let count = values.len();
         let dims = fit(&port.dims, count).ok_or_else(|| {
-            Failure::new(format!("input \"{}\": the model wants {port}, the front end made {count} elements for it", port.name))
+            Failure::new(format!(
+                "input \"{}\": the model wants {port}, but what was given makes {count} elements: give as much as the model \
+                 wants, or compile it for this size (--set) or as a stream (--stream)",
+                port.name
+            ))
         })?;
         let array = Array::from_f64(port.dtype, &dims, values).ok_or_else(|| {
             Failure::new(format!("input \"{}\" is of type {}, which a front end can't write", port.name, port.dtype))

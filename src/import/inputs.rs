@@ -137,7 +137,8 @@ fn sizes(
                 Some(size) => sizes.push(size),
                 None => {
                     return bad(format!(
-                        "the size of axis {i} of the input \"{name}\" is open: say what {text} is (--set {text}=…), or give inputs"
+                        "the size of axis {i} of the input \"{name}\" is open: say what {text} is (--set {text}=…), give inputs, \
+                         or, where it is the time of a causal model, make it a stream (kiln compile --stream)"
                     ));
                 }
             },

@@ -114,8 +114,7 @@ impl Onnx {
     }
 
     fn compile(&self, key: &Key) -> Result<Compiled, ModelError> {
-        let options =
-            import::Options { symbols: self.symbols(key)?, shapes: key.shapes.clone(), values: key.values.clone() };
+        let options = import::Options { symbols: self.symbols(key)?, shapes: key.shapes.clone(), values: key.values.clone() };
         let imported = import::import(&self.path, &options)?;
         let maps = mapped::maps_of(&imported.graph);
         let lowered = lower::lower(imported.graph, &lower::Options { stream: self.options.stream })?;
