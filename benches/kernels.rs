@@ -1,16 +1,25 @@
-//! Kernels as a share of the core's peak of fused multiply-adds: `cargo bench --no-default-features --features std --bench
-//! kernels [-- PART]` prints, for each shape whose name contains PART, the best of 25 batches. A probe of the peak runs
-//! before each batch, since clocks and neighbours change from minute to minute: the reason for a harness of its own.
-//! Pin it to a core (`taskset -c 0`).
+//! Single ops, each an image of its own that a session runs: `cargo bench --bench kernels [-- PART]` takes those whose name
+//! contains PART (`-- gemm`). It needs no front end: with `--no-default-features --features std` it compiles in seconds.
+//!
+//! Behind criterion's figures, products and convolutions state the share of the core's peak of fused multiply-adds that
+//! they reach, in the best of many batches. The peak is measured before and after each batch, since clocks and neighbours
+//! change from one moment to the next; pin the program to a core (`taskset -c 0`). Convolutions are counted in the
+//! multiply-adds of the direct sum: Winograd's form of one can reach more than 100 %.
 
-use kiln::kernels::epilogue::Epilogue;
-use kiln::kernels::gemm::{Product, Right};
-use kiln::kernels::winograd::{self, Scheme};
-use kiln::kernels::{Backend, Dst, F32s, Isa, Kernel, Src, conv, depthwise};
-use kiln::plan::derive;
-use kiln::program::{Conv, OpKind, Record, packed_len};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+use kiln::exec::OwnedSession;
+use kiln::exec::owned::OwnedImage;
+use kiln::kernels::{Backend, F32s, Isa, Kernel};
+use kiln::ops;
+use kiln::plan::draft::{Draft, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
+use kiln::plan::{Options, build, derive};
+use kiln::program::conv::Depthwise;
+use kiln::program::map::{Binary, Domain, Instruction, MAP_RANK, Unary};
+use kiln::program::{Conv, Copy, Epilogue, Gemm, Gru, Lstm, Map, OpKind, Record, Softmax, Steps, hidden_padded, packed_len};
+use kiln::tensor::DType;
 use std::hint::black_box;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
 /// Twelve independent chains of multiply-adds in registers: as many as a tile of 6 x 2 vectors has.
@@ -33,51 +42,162 @@ impl Kernel for Probe {
     }
 }
 
-/// Multiply-adds per second at the peak.
+/// Multiply-adds per second at the peak of a backend: the best of three tries.
 fn peak<B: Backend>() -> f64 {
     let steps = 20_000;
-    let start = Instant::now();
-    black_box(B::launch(Probe { steps }));
-    (steps * 12 * B::F::LANES) as f64 / start.elapsed().as_secs_f64()
-}
-
-/// Prints the share of the peak that `run`, of so many multiply-adds, reaches, and what it takes.
-fn report<B: Backend>(name: &str, macs: u64, mut run: impl FnMut()) {
-    if std::env::args().skip(1).any(|part| !part.starts_with("--") && !name.contains(&part)) {
-        return;
-    }
-    let batch = (2e7 / macs as f64).ceil() as usize;
-    run();
-    let (mut best, mut seconds) = (0f64, 0.0);
-    for _ in 0..25 {
-        let peak = (0..3).map(|_| peak::<B>()).fold(0.0, f64::max);
+    let once = || {
         let start = Instant::now();
-        for _ in 0..batch {
-            run();
-        }
-        let one = start.elapsed().as_secs_f64() / batch as f64;
-        let share = macs as f64 / one / peak;
-        if share > best {
-            (best, seconds) = (share, one);
-        }
+        black_box(B::launch(Probe { steps }));
+        (steps * 12 * B::F::LANES) as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..3).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// Multiply-adds between two measurements of the peak, at least: a fraction of a millisecond.
+const BATCH: u64 = 20_000_000;
+
+/// An operand of so many elements of `f32`.
+#[derive(Clone, Copy)]
+enum Operand {
+    Input(usize),
+    Weight(usize),
+}
+
+/// An op, its operands in its order, and what it is measured by.
+struct Case {
+    name: String,
+    op: OpDraft,
+    operands: Vec<Operand>,
+    /// Elements of each output.
+    outputs: Vec<usize>,
+    macs: u64,
+    /// With the weights that a host derives (Winograd's).
+    derived: bool,
+}
+
+impl Case {
+    /// A case that lacks its operands.
+    fn new<R: Record>(name: String, kind: OpKind, record: &R, tail: &[u8]) -> Case {
+        let op = OpDraft::new(name.clone(), kind, record, tail);
+        Case { name, op, operands: vec![], outputs: vec![], macs: record.macs(), derived: false }
     }
-    println!("{name:44} {:6.1} % {:9.1} us {:7.1} GFLOP/s", best * 100.0, seconds * 1e6, 2e-9 * macs as f64 / seconds);
+
+    fn session(&self, isa: Isa) -> OwnedSession {
+        let mut draft = Draft { name: "main".into(), ops: vec![self.op.clone()], ..Draft::default() };
+        let mut add = |name: String, n: usize, storage| {
+            let value = Value { name, dtype: DType::F32, dims: vec![n as u32], storage, bytes: 4 * n as u64 };
+            draft.values.push(value);
+            ValueId(draft.values.len() as u32 - 1)
+        };
+        let (mut inputs, mut weights) = (vec![], vec![]);
+        let mut operands = vec![];
+        for operand in &self.operands {
+            operands.push(Some(match *operand {
+                Operand::Input(n) => {
+                    let input = add(format!("x{}", inputs.len()), n, Storage::Arena);
+                    inputs.push(input);
+                    input
+                }
+                Operand::Weight(n) => {
+                    weights.push(weight(n));
+                    add("w".into(), n, Storage::Weight(WeightId(weights.len() as u32 - 1)))
+                }
+            }));
+        }
+        let numbered = self.outputs.iter().enumerate();
+        let outputs: Vec<_> = numbered.map(|(i, &n)| add(format!("y{i}"), n, Storage::Arena)).collect();
+        (draft.ops[0].inputs, draft.ops[0].outputs) = (operands, outputs.iter().copied().map(Some).collect());
+        (draft.inputs, draft.outputs) = (inputs, outputs);
+        let model = Model { programs: vec![draft], weights, metadata: vec![] };
+        let built = build(model, &Options::default(), &mut |_| ()).expect("an op whose operands fit");
+        let image = Arc::new(OwnedImage::new(Box::new(built.image), false, None).expect("an image"));
+        let (derived, scratch) = if self.derived { derive::program(image.image().main()) } else { (vec![], 0) };
+        assert!(self.derived != derived.is_empty(), "{}: no weights were derived", self.name);
+        let set = ops::set(isa).expect("an instruction set that was detected");
+        let mut session = OwnedSession::new(image, None, set, derived, scratch).expect("a session");
+        for i in 0..session.program().inputs().count() {
+            let input = session.input::<f32>(i).expect("an input");
+            input.iter_mut().enumerate().for_each(|(i, x)| *x = number(i));
+        }
+        session
+    }
+
+    /// Bytes that it reads and writes.
+    fn bytes(&self) -> u64 {
+        let sizes = self.operands.iter().map(|&(Operand::Input(n) | Operand::Weight(n))| n);
+        4 * sizes.chain(self.outputs.iter().copied()).sum::<usize>() as u64
+    }
 }
 
-fn numbers(n: usize) -> Vec<f32> {
-    (0..n + 16).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect()
+fn weight(n: usize) -> Weight {
+    let pack = |to: &mut [u8]| {
+        to.chunks_exact_mut(4).enumerate().for_each(|(i, to)| to.copy_from_slice(&number(i).to_le_bytes()));
+        Ok(())
+    };
+    Weight { name: "w".into(), bytes: 4 * n as u64, pack: Box::new(pack) }
 }
 
-fn gemm<B: Backend>(m: usize, k: usize, n: usize) {
-    let (a, b) = (numbers(m * k), numbers(packed_len(k as u64, n as u64) as usize));
-    let mut c = vec![0.0; m * n];
-    report::<B>(&format!("gemm {m}x{k}x{n}"), (m * n * k) as u64, || {
-        let (a, b, c) = (Src::from_slice(&a), Right::Packed(Src::from_slice(&b)), Dst::from_slice(&mut c));
-        Product { m, n, k, a, a_row: k, b, c, c_row: n, epilogue: Epilogue::NONE }.run::<B>();
+/// Runs a session on what its inputs hold.
+fn run(session: &mut OwnedSession) {
+    for i in 0..session.program().inputs().count() {
+        session.input::<f32>(i).expect("an input"); // counts as written
+    }
+    session.run().expect("a run");
+}
+
+/// Some number from -1 to 1.
+fn number(i: usize) -> f32 {
+    (i * 7919 % 2003) as f32 / 1001.5 - 1.0
+}
+
+fn bench<B: Backend>(c: &mut Criterion, part: &str, case: Case) {
+    let mut group = c.benchmark_group(part);
+    group.sampling_mode(SamplingMode::Flat);
+    group.throughput(match case.macs {
+        0 => Throughput::Bytes(case.bytes()),
+        macs => Throughput::Elements(macs),
     });
+    let (mut session, mut best) = (None, (0.0, 0.0));
+    group.bench_function(BenchmarkId::from_parameter(&case.name), |b| {
+        let session = session.get_or_insert_with(|| case.session(B::ISA));
+        b.iter_custom(|runs| {
+            if case.macs == 0 {
+                let start = Instant::now();
+                (0..runs).for_each(|_| run(session));
+                return start.elapsed();
+            }
+            let batch = BATCH.div_ceil(case.macs);
+            let (mut total, mut left, mut before) = (Duration::ZERO, runs, peak::<B>());
+            while left > 0 {
+                let n = left.min(batch);
+                let start = Instant::now();
+                (0..n).for_each(|_| run(session));
+                let elapsed = start.elapsed();
+                let after = peak::<B>();
+                let rate = (case.macs * n) as f64 / elapsed.as_secs_f64();
+                let share = rate / before.max(after);
+                if share > best.0 {
+                    best = (share, rate);
+                }
+                (total, left, before) = (total + elapsed, left - n, after);
+            }
+            total
+        });
+    });
+    group.finish();
+    if best.0 > 0.0 {
+        println!("{:24}share:  {:.1} % of the peak of multiply-adds, {:.1} GFLOP/s\n", "", 100.0 * best.0, 2e-9 * best.1);
+    }
 }
 
-/// A convolution with "same" padding.
+fn gemm(m: u32, k: u32, n: u32) -> Case {
+    let mut case = Case::new(format!("{m}x{k}x{n}"), OpKind::Gemm, &Gemm::dense(m, n, k), &[]);
+    case.operands = vec![Operand::Input((m * k) as usize), Operand::Weight(packed_len(k as u64, n as u64) as usize)];
+    case.outputs = vec![(m * n) as usize];
+    case
+}
+
+/// A convolution of a square map with "same" padding.
 fn shape(size: u32, kernel: u32, stride: u32, in_c: u32, out_c: u32, groups: u32) -> Conv {
     let out = size.div_ceil(stride);
     Conv {
@@ -99,75 +219,152 @@ fn shape(size: u32, kernel: u32, stride: u32, in_c: u32, out_c: u32, groups: u32
         groups,
         in_pitch: in_c,
         out_pitch: out_c,
-        epilogue: kiln::program::Epilogue::NONE,
+        epilogue: Epilogue::NONE,
     }
 }
 
-fn convolution<B: Backend>(size: u32, kernel: u32, stride: u32, in_c: u32, out_c: u32) {
+fn maps(mut case: Case, g: &Conv, weights: u64) -> Case {
+    case.operands = vec![Operand::Input((g.in_h * g.in_w * g.in_c) as usize), Operand::Weight(weights as usize)];
+    case.outputs = vec![(g.pixels() * g.out_c as u64) as usize];
+    case
+}
+
+fn conv(size: u32, kernel: u32, stride: u32, in_c: u32, out_c: u32) -> Case {
     let g = shape(size, kernel, stride, in_c, out_c, 1);
-    let (x, w) = (numbers((size * size * in_c) as usize), numbers(g.weights() as usize));
-    let (mut y, mut scratch) = (vec![0.0; (g.pixels() * out_c as u64) as usize], vec![0.0; g.scratch(&[]) as usize / 4]);
-    report::<B>(&format!("conv {kernel}x{kernel} s{stride} {size}x{size}x{in_c} to {out_c}"), g.macs(), || {
-        let (x, w) = (Src::from_slice(&x), Src::from_slice(&w));
-        conv::conv::<B>(&g, x, w, Dst::from_slice(&mut y), Epilogue::NONE, Dst::from_slice(&mut scratch));
-    });
+    let name = format!("{kernel}x{kernel} stride {stride} {size}x{size}x{in_c} to {out_c}");
+    maps(Case::new(name, OpKind::Conv, &g, &[]), &g, g.weights())
 }
 
-/// A share of more than 100 %: counted in the multiply-adds of the direct sum.
-fn winograd<B: Backend>(size: u32, in_c: u32, out_c: u32) {
-    let g = shape(size, 3, 1, in_c, out_c, 1);
-    let (x, w) = (numbers((size * size * in_c) as usize), numbers(g.weights() as usize));
-    let scheme = Scheme::of(&g).expect("a shape for Winograd");
-    let derived = derive::weights(OpKind::Conv, g.as_bytes(), &w).expect("derived weights");
-    let (mut y, mut scratch) = (vec![0.0; (g.pixels() * out_c as u64) as usize], vec![0.0; scheme.scratch(&g)]);
-    report::<B>(&format!("winograd {scheme:?} {size}x{size}x{in_c} to {out_c}"), g.macs(), || {
-        let (x, w) = (Src::from_slice(&x), Src::from_slice(&derived));
-        winograd::conv::<B>(&g, scheme, x, w, Dst::from_slice(&mut y), Epilogue::NONE, Dst::from_slice(&mut scratch));
-    });
-}
-
-fn by_channel<B: Backend>(size: u32, stride: u32, channels: u32) {
+fn depthwise(size: u32, stride: u32, channels: u32) -> Case {
     let g = shape(size, 3, stride, channels, channels, channels);
-    let (x, w) = (numbers((size * size * channels) as usize), numbers(9 * channels as usize));
-    let (mut y, mut scratch) = (vec![0.0; (g.pixels() * channels as u64) as usize], vec![0.0; channels as usize + 16]);
-    let macs = g.pixels() * channels as u64 * 9;
-    report::<B>(&format!("depthwise 3x3 s{stride} {size}x{size}x{channels}"), macs, || {
-        let (x, w) = (Src::from_slice(&x), Src::from_slice(&w));
-        depthwise::depthwise::<B>(&g, x, w, Dst::from_slice(&mut y), Epilogue::NONE, Dst::from_slice(&mut scratch));
-    });
+    let name = format!("3x3 stride {stride} {size}x{size}x{channels}");
+    maps(Case::new(name, OpKind::Depthwise, &Depthwise(g), &[]), &g, 9 * channels as u64)
 }
 
-fn all<B: Backend>() {
-    for (m, k, n) in [(196, 2304, 256), (784, 576, 512), (512, 512, 512), (3136, 576, 64), (49, 2048, 512), (16, 512, 2048)] {
-        gemm::<B>(m, k, n);
+fn lstm(steps: u32, hidden: u32) -> Case {
+    let gates = 4 * hidden_padded(hidden);
+    let record = Lstm {
+        at: Steps { steps, batch: 1, hidden, reverse: 0, pre_step: gates, pre_batch: 0, y_step: hidden, y_batch: 0, clip: 0.0 },
+        coupled: 0,
+        activations: [Unary::Sigmoid as u32, Unary::Tanh as u32, Unary::Tanh as u32],
+        p: [[0.0; 2]; 3],
+    };
+    let mut case = Case::new(format!("lstm {steps} steps of {hidden}"), OpKind::Lstm, &record, &[]);
+    let (pre, state) = (Operand::Input((steps * gates) as usize), Operand::Input(hidden as usize));
+    let r = Operand::Weight(packed_len(hidden as u64, gates as u64) as usize);
+    case.operands = vec![pre, r, state, state];
+    case.outputs = [steps * hidden, hidden, hidden].map(|n| n as usize).to_vec();
+    case
+}
+
+fn gru(steps: u32, hidden: u32) -> Case {
+    let gates = 3 * hidden_padded(hidden);
+    let record = Gru {
+        at: Steps { steps, batch: 1, hidden, reverse: 0, pre_step: gates, pre_batch: 0, y_step: hidden, y_batch: 0, clip: 0.0 },
+        linear_before_reset: 1,
+        activations: [Unary::Sigmoid as u32, Unary::Tanh as u32],
+        p: [[0.0; 2]; 2],
+    };
+    let mut case = Case::new(format!("gru {steps} steps of {hidden}"), OpKind::Gru, &record, &[]);
+    let (pre, state) = (Operand::Input((steps * gates) as usize), Operand::Input(hidden as usize));
+    let r = Operand::Weight(packed_len(hidden as u64, gates as u64) as usize);
+    case.operands = vec![pre, r, state];
+    case.outputs = [steps * hidden, hidden].map(|n| n as usize).to_vec();
+    case
+}
+
+fn softmax(outer: u32, len: u32) -> Case {
+    let record = Softmax { outer, len, inner: 1, log: 0 };
+    let mut case = Case::new(format!("{outer} rows of {len}"), OpKind::Softmax, &record, &[]);
+    case.operands = vec![Operand::Input((outer * len) as usize)];
+    case.outputs = vec![(outer * len) as usize];
+    case
+}
+
+/// `f(x * scale + bias) + residual`, scale and bias per column.
+fn chain(rows: u32, columns: u32, f: Unary) -> Case {
+    let mut dims = [1; MAP_RANK];
+    dims[..2].copy_from_slice(&[rows, columns]);
+    let strides = |row: u32| {
+        let mut strides = [0i32; MAP_RANK];
+        (strides[0], strides[1]) = (row as i32, 1);
+        strides
+    };
+    let step = |class, function, to, a, b| Instruction { class, function, to, a, b, c: 0, reserved: [0; 2], p: [0; 2] };
+    let binary = |f: Binary, to, a, b| step(Instruction::BINARY, f as u8, to, a, b);
+    let program = [
+        binary(Binary::Mul, 4, 0, 2),
+        binary(Binary::Add, 4, 4, 3),
+        step(Instruction::UNARY, f as u8, 4, 4, 0),
+        binary(Binary::Add, 4, 4, 1),
+    ];
+    let tail = [[strides(columns), strides(columns), strides(0), strides(0)].as_bytes(), program.as_bytes()].concat();
+    let domain = Domain::F32 as u32;
+    let record = Map { domain, rank: 2, dims, inputs: 4, registers: 5, instructions: program.len() as u32, result: 4 };
+    let mut case = Case::new(format!("scale, shift, {f:?}, add {rows}x{columns}"), OpKind::Map, &record, &tail);
+    let elements = (rows * columns) as usize;
+    let (map, row) = (Operand::Input(elements), Operand::Weight(columns as usize));
+    case.operands = vec![map, map, row, row];
+    case.outputs = vec![elements];
+    case
+}
+
+/// The axes of a row-major tensor, in another order.
+fn transpose(sizes: &[u32], order: &[usize]) -> Case {
+    let row_major =
+        |sizes: &[u32]| -> Vec<i32> { (0..sizes.len()).map(|i| sizes[i + 1..].iter().product::<u32>() as i32).collect() };
+    let rank = sizes.len();
+    let mut record = Copy::new(4, rank as u32);
+    let strides = row_major(sizes);
+    for (i, &axis) in order.iter().enumerate() {
+        (record.dims[i], record.from[i]) = (sizes[axis], strides[axis]);
     }
-    for (m, k, n) in [(3136, 64, 64), (3136, 24, 144), (1, 512, 512), (2, 512, 512), (3, 512, 512), (1, 100, 10), (64, 64, 10)] {
-        gemm::<B>(m, k, n);
+    record.to[..rank].copy_from_slice(&row_major(&record.dims[..rank]));
+    let mut case = Case::new(format!("{sizes:?} as {order:?}"), OpKind::Copy, &record, &[]);
+    let elements = sizes.iter().product::<u32>() as usize;
+    case.operands = vec![Operand::Input(elements)];
+    case.outputs = vec![elements];
+    case
+}
+
+fn all<B: Backend>(c: &mut Criterion) {
+    for (m, k, n) in [(512, 512, 512), (49, 2048, 512), (3136, 576, 64), (3136, 24, 144), (1, 512, 512)] {
+        bench::<B>(c, "gemm", gemm(m, k, n));
     }
-    for (size, channels) in [(56, 64), (28, 128), (14, 256), (7, 512)] {
-        convolution::<B>(size, 3, 1, channels, channels);
+    for case in [conv(56, 3, 1, 64, 64), conv(14, 3, 1, 256, 256), conv(56, 3, 2, 64, 128), conv(224, 7, 2, 3, 64)] {
+        bench::<B>(c, "conv", case);
     }
-    convolution::<B>(224, 7, 2, 3, 64);
-    convolution::<B>(224, 3, 2, 3, 32);
-    convolution::<B>(56, 3, 2, 64, 128);
-    convolution::<B>(32, 3, 1, 16, 16);
-    convolution::<B>(56, 1, 2, 64, 128);
-    for (size, channels) in [(56, 64), (28, 128), (14, 256), (7, 512), (32, 16), (28, 512), (14, 512)] {
-        winograd::<B>(size, channels, channels);
+    for (size, channels) in [(56, 64), (14, 256)] {
+        let case = Case { derived: true, ..conv(size, 3, 1, channels, channels) };
+        bench::<B>(c, "winograd", case);
     }
-    for (size, channels) in [(112, 32), (56, 144), (28, 192), (14, 576), (7, 960), (25, 64)] {
-        by_channel::<B>(size, 1, channels);
+    for (size, stride, channels) in [(56, 1, 144), (14, 1, 576), (112, 2, 96)] {
+        bench::<B>(c, "depthwise", depthwise(size, stride, channels));
     }
-    by_channel::<B>(112, 2, 96);
-    by_channel::<B>(14, 2, 576);
+    for case in [lstm(32, 128), lstm(1, 64), gru(1, 64)] {
+        bench::<B>(c, "recurrent", case);
+    }
+    for (outer, len) in [(591, 197), (24, 24)] {
+        bench::<B>(c, "softmax", softmax(outer, len));
+    }
+    for f in [Unary::Clip, Unary::Gelu] {
+        bench::<B>(c, "chain", chain(512, 512, f));
+    }
+    for (sizes, order) in [(&[512, 512][..], &[1, 0][..]), (&[64, 56, 56], &[1, 2, 0]), (&[197, 3, 64], &[1, 0, 2])] {
+        bench::<B>(c, "transpose", transpose(sizes, order));
+    }
 }
 
 fn main() {
+    let short = Criterion::default().sample_size(20);
+    let short = short.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+    let mut c = short.configure_from_args();
     let isa = Isa::detect();
     println!("{}", isa.name());
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => all::<kiln::kernels::x86_64::avx2::Avx2>(),
-        _ => all::<kiln::kernels::portable::Scalar>(),
+        Isa::Avx2 => all::<kiln::kernels::x86_64::avx2::Avx2>(&mut c),
+        _ => all::<kiln::kernels::portable::Scalar>(&mut c),
     }
+    c.final_summary();
 }

@@ -6,6 +6,7 @@ use crate::ModelError;
 use crate::exec::owned::{OwnedImage, OwnedSession};
 use crate::image::layout::MAGIC;
 use crate::kernels::Isa;
+pub use crate::lower::ExternNode;
 use crate::mapped;
 use crate::ops;
 use crate::plan::{self, Report};
@@ -89,17 +90,6 @@ pub struct How {
     pub how: String,
     /// Why.
     pub why: String,
-}
-
-/// A node that the host evaluates, by tract.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExternNode {
-    /// The ONNX node's name.
-    pub name: String,
-    /// Its op type.
-    pub op: String,
-    /// Why it has no native form.
-    pub reason: String,
 }
 
 /// A model made ready for certain shapes: what `inspect` tells.

@@ -1,5 +1,4 @@
 //! A run allocates nothing: a counting allocator sees it.
-#![cfg(feature = "std")]
 #![allow(unsafe_code)]
 
 mod common;

@@ -3,7 +3,6 @@
 //!
 //! `KILN_MUTATIONS` sets how many are made of each image (20,000 otherwise). For arithmetic that overflows, run it with
 //! `CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true`.
-#![cfg(feature = "std")]
 
 mod common;
 

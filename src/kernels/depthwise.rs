@@ -16,14 +16,7 @@ use crate::program::Conv;
 ///
 /// # Panics
 /// If a span is shorter than the record says.
-pub fn depthwise<B: Backend>(
-    g: &Conv,
-    x: Src<'_, f32>,
-    w: Src<'_, f32>,
-    y: Dst<'_, f32>,
-    epilogue: Epilogue<'_>,
-    _scratch: Dst<'_, f32>,
-) {
+pub fn depthwise<B: Backend>(g: &Conv, x: Src<'_, f32>, w: Src<'_, f32>, y: Dst<'_, f32>, epilogue: Epilogue<'_>) {
     let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
     let out_pixels = g.pixels() as usize;
     if out_pixels == 0 || g.out_c == 0 {

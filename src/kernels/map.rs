@@ -580,7 +580,7 @@ fn unary_i64(f: Unary, x: i64) -> i64 {
 }
 
 /// A [`Binary`] function of integers; those that [`Binary::on_integers`] excludes give `a`.
-fn binary_i64(f: Binary, a: i64, b: i64) -> i64 {
+pub(crate) fn binary_i64(f: Binary, a: i64, b: i64) -> i64 {
     match f {
         Binary::Add => a.wrapping_add(b),
         Binary::Sub => a.wrapping_sub(b),

@@ -1,6 +1,11 @@
-//! Gates of recurrent cells, after the product: rows of `[ceil(hidden / 16)][gate][16]`.
+//! One step of a recurrent cell: the product with the state and the gates, a tile of hidden units at a time.
+//!
+//! Weights and pre-activations are interleaved by panels, `[ceil(hidden / 16)][gate][16]`, so a tile sums all gates of its
+//! units in registers, and they go from there straight into the new state. No row of gates is ever stored: with a product
+//! over the whole row first, that row was most of a small cell's arena.
 #![allow(unsafe_code)]
 
+use super::simd::{load, store};
 use super::{Dst, F32s, Kernel, Src, math, portable::Lanes};
 use crate::program::{PANEL, Unary};
 
@@ -29,25 +34,63 @@ fn clip<V: F32s>(x: V, limit: f32) -> V {
     if limit > 0.0 { math::clamp(x, -limit, limit) } else { x }
 }
 
+/// Products of the state with the columns of a tile: G gates of W vectors of units, the depth split into D sums so that
+/// as many are in flight as the FMA latency needs.
+///
 /// # Safety
-/// `p` is valid for `n` elements, at most a vector's.
+/// `state` is valid for `depth` elements; `r`, the tile's first unit in the panel of its first gate, for G panels of
+/// `panel` elements.
 #[inline(always)]
-unsafe fn load<V: F32s>(p: *const f32, n: usize) -> V {
-    // SAFETY: as promised.
-    unsafe { if n == V::LANES { V::load(p) } else { V::load_first(p, n) } }
-}
-/// # Safety
-/// As [`load`].
-#[inline(always)]
-unsafe fn store<V: F32s>(v: V, p: *mut f32, n: usize) {
-    // SAFETY: as promised.
-    unsafe { if n == V::LANES { v.store(p) } else { v.store_first(p, n) } }
+unsafe fn sums<V: F32s, const G: usize, const W: usize, const D: usize>(
+    state: *const f32,
+    depth: usize,
+    r: *const f32,
+    panel: usize,
+) -> [[V; W]; G] {
+    let mut acc = [[[V::splat(0.0); W]; G]; D];
+    let step = |part: &mut [[V; W]; G], k: usize| {
+        // SAFETY: `k` is below the depth; a tile's vectors lie within a panel.
+        unsafe {
+            let x = V::splat(state.add(k).read());
+            for (g, gate) in part.iter_mut().enumerate() {
+                for (w, sum) in gate.iter_mut().enumerate() {
+                    *sum = x.mul_add(V::load(r.add(g * panel + k * WIDTH + w * V::LANES)), *sum);
+                }
+            }
+        }
+    };
+    let mut k = 0;
+    if D > 1 {
+        while k + D <= depth {
+            for part in &mut acc {
+                step(part, k);
+                k += 1;
+            }
+        }
+    }
+    while k < depth {
+        step(&mut acc[0], k);
+        k += 1;
+    }
+    let mut sum = acc[0];
+    for part in &acc[1..] {
+        for (sums, parts) in sum.iter_mut().zip(part) {
+            for (sum, part) in sums.iter_mut().zip(parts) {
+                *sum = sum.add(*part);
+            }
+        }
+    }
+    sum
 }
 
-/// One step of one LSTM row: from pre-activations, the recurrent product added, to the new state.
-pub struct LstmGates<'m> {
-    /// `[panel][i, o, f, c][16]`.
-    pub gates: Src<'m, f32>,
+/// One step of one LSTM row.
+pub struct LstmStep<'m> {
+    /// Pre-activations `[panel][i, o, f, c][16]`.
+    pub pre: Src<'m, f32>,
+    /// Recurrent weights, packed.
+    pub r: Src<'m, f32>,
+    /// The hidden state before the step; `None`: zeros.
+    pub old: Option<Src<'m, f32>>,
     /// `[3][hidden]`, in the order i, o, f.
     pub peepholes: Option<Src<'m, f32>>,
     /// Functions of the gates, the cell's input and its output.
@@ -56,121 +99,193 @@ pub struct LstmGates<'m> {
     pub clip: f32,
     /// The forget gate is 1 - input gate.
     pub coupled: bool,
-    /// State, read and written.
+    /// Cell state, read and written.
     pub c: Dst<'m, f32>,
-    /// The new hidden state.
+    /// The new hidden state; it must not share memory with the old one.
     pub h: Dst<'m, f32>,
 }
 
-impl Kernel for LstmGates<'_> {
+impl Kernel for LstmStep<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: F32s>(self) {
-        let hidden = self.c.len();
-        assert!(self.h.len() == hidden && self.gates.len() >= hidden.div_ceil(WIDTH) * WIDTH * 4);
-        assert!(self.peepholes.is_none_or(|p| p.len() >= 3 * hidden));
-        let [f, g, out] = self.activations;
-        let mut u = 0;
-        while u < hidden {
-            let n = (hidden - u).min(V::LANES);
-            // SAFETY: units u..u + n are below `hidden`; gates are padded to whole panels, which vectors divide.
-            unsafe {
-                let gates = self.gates.pointer().add(u / WIDTH * 4 * WIDTH + u % WIDTH);
-                let peep = |gate: usize, x: V, c: V| match self.peepholes {
-                    Some(p) => load::<V>(p.pointer().add(gate * hidden + u), n).mul_add(c, x),
-                    None => x,
-                };
-                let old = load::<V>(self.c.pointer().add(u), n);
-                let i = activate(f, clip(peep(0, V::load(gates), old), self.clip));
-                let forget = if self.coupled {
-                    V::splat(1.0).sub(i)
-                } else {
-                    activate(f, clip(peep(2, V::load(gates.add(2 * WIDTH)), old), self.clip))
-                };
-                let cell = activate(g, clip(V::load(gates.add(3 * WIDTH)), self.clip));
-                let c = forget.mul(old).add(i.mul(cell));
-                let o = activate(f, clip(peep(1, V::load(gates.add(WIDTH)), c), self.clip));
-                store(c, self.c.pointer().add(u), n);
-                store(o.mul(activate(out, c)), self.h.pointer().add(u), n);
-            }
-            u += n;
+        match V::LANES {
+            1 | 4 => self.all::<V, 4, 1>(),
+            8 => self.all::<V, 2, 1>(),
+            _ => self.all::<V, 1, 2>(),
         }
     }
 }
 
-/// One step of one GRU row, in one or two parts.
-pub struct GruGates<'m> {
+impl LstmStep<'_> {
+    #[inline(always)]
+    fn all<V: F32s, const W: usize, const D: usize>(self) {
+        let hidden = self.c.len();
+        let padded = hidden.div_ceil(WIDTH) * WIDTH * 4;
+        assert!(self.h.len() == hidden && self.pre.len() >= padded && self.r.len() >= padded * hidden);
+        assert!(self.old.is_none_or(|h| h.len() == hidden) && self.peepholes.is_none_or(|p| p.len() >= 3 * hidden));
+        let (state, depth) = self.old.map_or((core::ptr::null(), 0), |h| (h.pointer(), hidden));
+        let [f, g, out] = self.activations;
+        let panel = WIDTH * hidden;
+        for first in (0..hidden).step_by(W * V::LANES) {
+            // SAFETY: a tile's first unit is below `hidden`; pre-activations and weights are padded to whole panels, which
+            // tiles divide; states are loaded and stored up to `hidden`.
+            unsafe {
+                let (block, lane) = (first / WIDTH * 4, first % WIDTH);
+                let sums = sums::<V, 4, W, D>(state, depth, self.r.pointer().add(block * panel + lane), panel);
+                for w in 0..W {
+                    let u = first + w * V::LANES;
+                    if u >= hidden {
+                        break;
+                    }
+                    let (products, n) = (sums.map(|gate| gate[w]), (hidden - u).min(V::LANES));
+                    let pre = self.pre.pointer().add(block * WIDTH + lane + w * V::LANES);
+                    let gate = |gate: usize| products[gate].add(V::load(pre.add(gate * WIDTH)));
+                    let peep = |gate: usize, x: V, c: V| match self.peepholes {
+                        Some(p) => load::<V>(p.pointer().add(gate * hidden + u), n).mul_add(c, x),
+                        None => x,
+                    };
+                    let old = load::<V>(self.c.pointer().add(u), n);
+                    let i = activate(f, clip(peep(0, gate(0), old), self.clip));
+                    let forget =
+                        if self.coupled { V::splat(1.0).sub(i) } else { activate(f, clip(peep(2, gate(2), old), self.clip)) };
+                    let c = forget.mul(old).add(i.mul(activate(g, clip(gate(3), self.clip))));
+                    let o = activate(f, clip(peep(1, gate(1), c), self.clip));
+                    store(c, self.c.pointer().add(u), n);
+                    store(o.mul(activate(out, c)), self.h.pointer().add(u), n);
+                }
+            }
+        }
+    }
+}
+
+/// One step of one GRU row.
+pub struct GruStep<'m> {
     /// Pre-activations `[panel][z, r, h][16]`.
     pub pre: Src<'m, f32>,
-    /// The recurrent product of z and r, and of h, each `[panel][z, r, h][16]`. Gate z is replaced by its activation.
-    pub product: Dst<'m, f32>,
-    /// Recurrent bias of the hidden gate.
+    /// Recurrent weights, packed.
+    pub r: Src<'m, f32>,
+    /// The hidden state before the step; `None`: zeros.
+    pub old: Option<Src<'m, f32>>,
+    /// Recurrent bias of the hidden gate, inside the reset gate.
     pub bias: Option<Src<'m, f32>>,
     /// Functions of the gates and of the hidden state.
     pub activations: [Activation; 2],
     /// Limit of pre-activations; 0: none.
     pub clip: f32,
-    /// What is done.
-    pub part: GruPart,
-    /// The hidden state: read, and written unless by [`GruPart::Reset`].
+    /// Room for the reset state where the reset gate applies before the product; `None`: it applies after it.
+    pub reset: Option<Dst<'m, f32>>,
+    /// The new hidden state; it must not share memory with the old one.
     pub h: Dst<'m, f32>,
-    /// `r * h`, written by [`GruPart::Reset`].
-    pub reset: Dst<'m, f32>,
 }
 
-/// Which part of a GRU's step is computed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum GruPart {
-    /// All: the reset gate applies after the product.
-    Whole,
-    /// The gates, and `r * h`.
-    Reset,
-    /// The new state, from the product of `r * h`.
-    Update,
-}
-
-impl Kernel for GruGates<'_> {
+impl Kernel for GruStep<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: F32s>(self) {
         let hidden = self.h.len();
         let padded = hidden.div_ceil(WIDTH) * WIDTH * 3;
-        assert!(self.pre.len() >= padded && self.product.len() >= padded);
-        assert!(self.part != GruPart::Reset || self.reset.len() >= hidden);
-        assert!(self.bias.is_none_or(|b| b.len() >= hidden));
+        assert!(self.pre.len() >= padded && self.r.len() >= padded * hidden);
+        assert!(self.old.is_none_or(|h| h.len() == hidden) && self.bias.is_none_or(|b| b.len() >= hidden));
+        assert!(self.reset.is_none_or(|r| r.len() == hidden));
+        match V::LANES {
+            1 | 4 => self.all::<V, 4, 1, 1>(),
+            8 => self.all::<V, 2, 2, 4>(),
+            _ => self.all::<V, 1, 4, 8>(),
+        }
+    }
+}
+
+impl GruStep<'_> {
+    /// D sums for each column where a tile has two or three gates, E where it has one.
+    #[inline(always)]
+    fn all<V: F32s, const W: usize, const D: usize, const E: usize>(&self) {
+        let old = self.old.map(|h| h.pointer());
         let [f, g] = self.activations;
-        let mut u = 0;
-        while u < hidden {
-            let n = (hidden - u).min(V::LANES);
-            // SAFETY: units u..u + n are below `hidden`; gates are padded to whole panels, which vectors divide.
-            unsafe {
-                let at = u / WIDTH * 3 * WIDTH + u % WIDTH;
-                let (pre, product) = (self.pre.pointer().add(at), self.product.pointer().add(at));
-                let old = load::<V>(self.h.pointer().add(u), n);
-                let gate = |i: usize| V::load(pre.add(i * WIDTH)).add(V::load(product.add(i * WIDTH)));
-                let update = |z: V, x: V| {
-                    let new = activate(g, clip(x, self.clip));
-                    store(V::splat(1.0).sub(z).mul(new).add(z.mul(old)), self.h.pointer().add(u), n);
-                };
-                if self.part == GruPart::Update {
-                    update(V::load(product), gate(2));
-                } else {
-                    let z = activate(f, clip(gate(0), self.clip));
-                    let r = activate(f, clip(gate(1), self.clip));
-                    if self.part == GruPart::Reset {
-                        z.store(product);
-                        store(r.mul(old), self.reset.pointer().add(u), n);
-                    } else {
-                        let linear = V::load(product.add(2 * WIDTH));
-                        let linear = match self.bias {
-                            Some(b) => linear.add(load::<V>(b.pointer().add(u), n)),
-                            None => linear,
-                        };
-                        update(z, r.mul_add(linear, V::load(pre.add(2 * WIDTH))));
+        match self.reset {
+            None => self.tiles::<V, 3, W, D>(0, old, |[z, r, h], u, n| {
+                // SAFETY: units u..u + n are below `hidden`, which the operands hold.
+                unsafe {
+                    let z = activate(f, clip(z.add(self.pre::<V>(0, u)), self.clip));
+                    let r = activate(f, clip(r.add(self.pre::<V>(1, u)), self.clip));
+                    let linear = self.bias.map_or(h, |b| h.add(load::<V>(b.pointer().add(u), n)));
+                    self.update(z, activate(g, clip(r.mul_add(linear, self.pre::<V>(2, u)), self.clip)), u, n);
+                }
+            }),
+            Some(reset) => {
+                // Gate z waits in the new state's place.
+                self.tiles::<V, 2, W, D>(0, old, |[z, r], u, n| {
+                    // SAFETY: as above.
+                    unsafe {
+                        store(activate(f, clip(z.add(self.pre::<V>(0, u)), self.clip)), self.h.pointer().add(u), n);
+                        let r = activate(f, clip(r.add(self.pre::<V>(1, u)), self.clip));
+                        store(r.mul(self.old_at::<V>(u, n)), reset.pointer().add(u), n);
                     }
+                });
+                self.tiles::<V, 1, W, E>(2, old.map(|_| reset.src().pointer()), |[h], u, n| {
+                    // SAFETY: as above.
+                    unsafe {
+                        let z = load::<V>(self.h.pointer().add(u), n);
+                        self.update(z, activate(g, clip(h.add(self.pre::<V>(2, u)), self.clip)), u, n);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Calls `f` for each vector of units, with the products of `state` with G gates from `gate` on, its first unit and
+    /// the number of its units.
+    #[inline(always)]
+    fn tiles<V: F32s, const G: usize, const W: usize, const D: usize>(
+        &self,
+        gate: usize,
+        state: Option<*const f32>,
+        f: impl Fn([V; G], usize, usize),
+    ) {
+        let hidden = self.h.len();
+        let (state, depth) = state.map_or((core::ptr::null(), 0), |h| (h, hidden));
+        let panel = WIDTH * hidden;
+        for first in (0..hidden).step_by(W * V::LANES) {
+            // SAFETY: a tile's first unit is below `hidden`, and weights are padded to whole panels, which tiles divide.
+            let sums = unsafe {
+                let at = (first / WIDTH * 3 + gate) * panel + first % WIDTH;
+                sums::<V, G, W, D>(state, depth, self.r.pointer().add(at), panel)
+            };
+            for w in 0..W {
+                let u = first + w * V::LANES;
+                if u < hidden {
+                    f(sums.map(|gate| gate[w]), u, (hidden - u).min(V::LANES));
                 }
             }
-            u += n;
+        }
+    }
+
+    /// # Safety
+    /// `u` is a unit.
+    #[inline(always)]
+    unsafe fn pre<V: F32s>(&self, gate: usize, u: usize) -> V {
+        // SAFETY: pre-activations are padded to whole panels, which vectors divide.
+        unsafe { V::load(self.pre.pointer().add((u / WIDTH * 3 + gate) * WIDTH + u % WIDTH)) }
+    }
+
+    /// # Safety
+    /// Units `u..u + n` are below `hidden`.
+    #[inline(always)]
+    unsafe fn old_at<V: F32s>(&self, u: usize, n: usize) -> V {
+        // SAFETY: as promised.
+        self.old.map_or(V::splat(0.0), |h| unsafe { load(h.pointer().add(u), n) })
+    }
+
+    /// `h = (1 - z) * new + z * old`.
+    ///
+    /// # Safety
+    /// As [`old_at`](Self::old_at).
+    #[inline(always)]
+    unsafe fn update<V: F32s>(&self, z: V, new: V, u: usize, n: usize) {
+        // SAFETY: as promised.
+        unsafe {
+            let kept = z.mul(self.old_at(u, n));
+            store(V::splat(1.0).sub(z).mul(new).add(kept), self.h.pointer().add(u), n);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! With `inner` = 1 a row is folded with four vectors; else columns lie side by side and each vector folds its own.
 #![allow(unsafe_code)]
 
+use super::simd::{load, store};
 use super::{Dst, F32s, Kernel, Src, math};
 use crate::program::ReduceKind;
 
@@ -124,23 +125,6 @@ fn join_numbers(fold: Fold, a: f32, b: f32) -> f32 {
         }
         _ => a + b,
     }
-}
-
-/// Loads or stores `n` lanes, which may be all.
-///
-/// # Safety
-/// `p` is valid for `n` elements; `n` is at most the number of lanes.
-#[inline(always)]
-unsafe fn load<V: F32s>(p: *const f32, n: usize) -> V {
-    // SAFETY: as promised.
-    unsafe { if n == V::LANES { V::load(p) } else { V::load_first(p, n) } }
-}
-/// # Safety
-/// As [`load`].
-#[inline(always)]
-unsafe fn store<V: F32s>(v: V, p: *mut f32, n: usize) {
-    // SAFETY: as promised.
-    unsafe { if n == V::LANES { v.store(p) } else { v.store_first(p, n) } }
 }
 
 /// Folds `len` rows of `n` columns, `stride` elements apart.

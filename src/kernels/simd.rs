@@ -95,3 +95,23 @@ pub trait F32s: Copy + 'static {
     /// The largest lane.
     fn reduce_max(self) -> f32;
 }
+
+/// Loads `n` lanes, which may be all; the others are 0.
+///
+/// # Safety
+/// `p` is valid for reads of `n` elements; `n` is at most the number of lanes.
+#[inline(always)]
+pub(super) unsafe fn load<V: F32s>(p: *const f32, n: usize) -> V {
+    // SAFETY: as promised.
+    unsafe { if n == V::LANES { V::load(p) } else { V::load_first(p, n) } }
+}
+
+/// Stores `n` lanes, which may be all.
+///
+/// # Safety
+/// `p` is valid for writes of `n` elements; `n` is at most the number of lanes.
+#[inline(always)]
+pub(super) unsafe fn store<V: F32s>(v: V, p: *mut f32, n: usize) {
+    // SAFETY: as promised.
+    unsafe { if n == V::LANES { v.store(p) } else { v.store_first(p, n) } }
+}

@@ -288,6 +288,7 @@ pub(super) fn emit(b: &mut Builder<'_>, t: &Attention) -> Result<(), String> {
         None => None,
     });
     let outputs = vec![b.operand(&out)?];
-    b.push(OpKind::Attention, &record, &[], inputs, outputs, vec![], "attention, written out in the file");
+    let in_place = if record.out_may_replace_q() { vec![0] } else { vec![] };
+    b.push(OpKind::Attention, &record, &[], inputs, outputs, in_place, "attention, written out in the file");
     Ok(())
 }

@@ -323,18 +323,7 @@ impl<'n> Builder<'n> {
         if axes.len() > MAX_RANK {
             return Err(format!("a copy over {} axes that can't be joined", axes.len()));
         }
-        let mut record = program::Copy {
-            size: word(from.dtype.size())?,
-            rank: axes.len() as u32,
-            dims: [1; MAX_RANK],
-            from_offset: 0,
-            from: [0; MAX_RANK],
-            to_offset: 0,
-            to: [0; MAX_RANK],
-            fill: 0,
-            fill_elements: 0,
-            fill_value: [0; 2],
-        };
+        let mut record = program::Copy::new(word(from.dtype.size())?, axes.len() as u32);
         for (i, (size, strides)) in axes.iter().enumerate() {
             record.dims[i] = word(*size)?;
             record.from[i] = i32::try_from(strides[0]).map_err(|_| "a stride is too large")?;

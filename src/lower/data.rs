@@ -120,18 +120,8 @@ fn backwards(b: &mut Builder<'_>, x: ValueId, out: ValueId, axis: usize, start: 
         return Err(format!("a slice of {rank} axes"));
     }
     let int = |n: usize| i32::try_from(n).map_err(|_| "a stride is too large");
-    let mut record = program::Copy {
-        size: word(view.dtype.size())?,
-        rank: rank as u32,
-        dims: [1; MAX_RANK],
-        from_offset: word(start * view.layout.strides[axis])?,
-        from: [0; MAX_RANK],
-        to_offset: 0,
-        to: [0; MAX_RANK],
-        fill: 0,
-        fill_elements: 0,
-        fill_value: [0; 2],
-    };
+    let mut record = program::Copy::new(word(view.dtype.size())?, rank as u32);
+    record.from_offset = word(start * view.layout.strides[axis])?;
     let order = output.layout.order();
     for (i, &a) in order.iter().enumerate() {
         record.dims[i] = word(output.layout.dims[a])?;

@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::pack;
 use crate::graph::{Node, Op, Recurrent};
 use crate::plan::draft::{self, Storage};
-use crate::program::{Gemm, Gru, Lstm, OpKind, PANEL, Unary, packed_len};
+use crate::program::{Gemm, Gru, Lstm, OpKind, PANEL, Steps, Unary, packed_len};
 use crate::tensor::DType;
 
 /// Time, batch and the rest among the axes of X (`batch_first`: batch, time).
@@ -176,7 +176,7 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
                 let part = view.with_layout(view.layout.slice(1, d, 1, 1));
                 (b.operand(&part)?, view.layout.strides[0], view.layout.strides[2])
             }
-            None => (None, batch * hidden, hidden),
+            None => (None, 0, 0),
         };
         let mut results = vec![y_operand];
         for state in &last {
@@ -219,40 +219,17 @@ impl Cell<'_> {
         let (pre_step, pre_batch) = (word(pre.layout.strides[0])?, word(pre.layout.strides[1])?);
         let (y_step, y_batch) = (word(y[0])?, word(y[1])?);
         let clip = r.clip.unwrap_or(0.0);
+        let at = Steps { steps, batch, hidden, reverse, pre_step, pre_batch, y_step, y_batch, clip };
         let why = if reverse == 1 { "steps from the last to the first" } else { "steps from the first to the last" };
         if self.gates == 4 {
             let f = [activation(0), activation(1), activation(2)];
-            let record = Lstm {
-                steps,
-                batch,
-                hidden,
-                reverse,
-                pre_step,
-                pre_batch,
-                y_step,
-                y_batch,
-                clip,
-                coupled: r.coupled as u32,
-                activations: f.map(|f| f.0 as u32),
-                p: f.map(|f| f.1),
-            };
+            let (coupled, activations, p) = (r.coupled as u32, f.map(|f| f.0 as u32), f.map(|f| f.1));
+            let record = Lstm { at, coupled, activations, p };
             b.push(OpKind::Lstm, &record, &[], operands, results, vec![], why);
         } else {
             let f = [activation(0), activation(1)];
-            let record = Gru {
-                steps,
-                batch,
-                hidden,
-                reverse,
-                pre_step,
-                pre_batch,
-                y_step,
-                y_batch,
-                clip,
-                linear_before_reset: r.linear_before_reset as u32,
-                activations: f.map(|f| f.0 as u32),
-                p: f.map(|f| f.1),
-            };
+            let (activations, p) = (f.map(|f| f.0 as u32), f.map(|f| f.1));
+            let record = Gru { at, linear_before_reset: r.linear_before_reset as u32, activations, p };
             b.push(OpKind::Gru, &record, &[], operands, results, vec![], why);
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Element-wise functions of one number, for constants. What is missing here is left to the program.
 
+use crate::kernels::map::binary_i64;
 use crate::program::{Binary, Unary};
 
 /// A function of one value; `None` for those that are not worth evaluating early.
@@ -47,21 +48,5 @@ pub(super) fn binary(f: Binary, a: f32, b: f32) -> Option<f32> {
 
 /// A function of two integers or booleans.
 pub(super) fn integer(f: Binary, a: i64, b: i64) -> Option<i64> {
-    Some(match f {
-        Binary::Add => a.wrapping_add(b),
-        Binary::Sub => a.wrapping_sub(b),
-        Binary::Mul => a.wrapping_mul(b),
-        Binary::Max => a.max(b),
-        Binary::Min => a.min(b),
-        Binary::Equal => (a == b) as i64,
-        Binary::NotEqual => (a != b) as i64,
-        Binary::Less => (a < b) as i64,
-        Binary::LessEqual => (a <= b) as i64,
-        Binary::Greater => (a > b) as i64,
-        Binary::GreaterEqual => (a >= b) as i64,
-        Binary::And => (a != 0 && b != 0) as i64,
-        Binary::Or => (a != 0 || b != 0) as i64,
-        Binary::Xor => ((a != 0) != (b != 0)) as i64,
-        _ => return None,
-    })
+    f.on_integers().then(|| binary_i64(f, a, b))
 }

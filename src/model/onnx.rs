@@ -1,6 +1,6 @@
 //! An ONNX file as a model: compiled for the shapes that a run brings, and kept for the last few of them.
 
-use super::{Compiled, Dim, ExternNode, Given, How, Options, Port};
+use super::{Compiled, Dim, Given, How, Options, Port};
 use crate::ModelError;
 use crate::exec::owned::OwnedImage;
 use crate::import::{self, Signature};
@@ -127,9 +127,8 @@ impl Onnx {
         // The bytes were made here, a moment ago: their hashes are not worth reading all weights once more.
         let image = OwnedImage::new(Box::new(built.image), false, Some(Box::new(imported.externs)))?;
         let how = lowered.report.into_iter().map(|op| How { how: op.how, why: op.why }).collect();
-        let externs = lowered.externs.into_iter().map(|e| ExternNode { name: e.name, op: e.op, reason: e.reason }).collect();
         let fixed = key.values.keys().cloned().collect();
-        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs, fixed })
+        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Attention.
 //!
 //! For each batch element and head: K is packed as the right operand of Q·Kᵀ; rows of Q are taken in blocks, whose scores
-//! become probabilities in place and are multiplied by V, which is read where it lies up to [`IN_PLACE`] rows.
+//! become probabilities in place and are multiplied by V, which is read where it lies if it has few
+//! rows.
 
 use super::{Context, Entry, Op};
 use crate::error::Result;
@@ -17,9 +18,6 @@ pub const fn entry<B: Backend>() -> Entry {
     Entry { kind: OpKind::Attention, eval: eval::<B> }
 }
 
-/// Rows of V up to which packing it does not pay.
-const IN_PLACE: usize = 200;
-
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (a, _) = op.record::<Attention>()?;
     let [rows, columns, depth, width] = [a.rows, a.columns, a.depth, a.width].map(|n| n as usize);
@@ -31,7 +29,9 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     }
     let keys = context.scratch::<f32>();
     let values = keys.from((packed_len(depth as u64, columns as u64) as usize).next_multiple_of(16));
-    let scores = values.from((packed_len(columns as u64, width as u64) as usize).next_multiple_of(16));
+    let in_place = a.reads_v_in_place();
+    let panels = if in_place { 0 } else { packed_len(columns as u64, width as u64) as usize };
+    let scores = values.from(panels.next_multiple_of(16));
     let stride = columns.next_multiple_of(16);
     let plain = |alpha| Epilogue::of(&crate::program::Epilogue::NONE, alpha, None, None);
     for batch in 0..a.batch as usize {
@@ -44,7 +44,7 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
             }
             let right = if columns == 0 {
                 Right::Packed(values.src())
-            } else if columns <= IN_PLACE && v_row >= width {
+            } else if in_place {
                 Right::InPlace(v.from(at(a.v)), v_row)
             } else {
                 let from = Strided { data: v.from(at(a.v)), row: v_row, column: 1 };
@@ -139,9 +139,14 @@ mod tests {
                 if masked {
                     inputs.push(tensor(&mask));
                 }
-                let case = Case::new(&record, inputs, vec![blank::<f32>(want.len())]);
-                let got = case.run(entry::<B>()).unwrap()[0].to::<f32>();
-                assert_close(&got, &want, 1e-5, &format!("{rows} {columns} {masked} {causal} on {}", B::ISA.name()));
+                let mut case = Case::new(&record, inputs, vec![blank::<f32>(want.len())]);
+                let what = format!("{rows} {columns} {masked} {causal} on {}", B::ISA.name());
+                assert_close(&case.run(entry::<B>()).unwrap()[0].to(), &want, 1e-5, &what);
+                assert_eq!(record.out_may_replace_q(), depth == width, "{what}");
+                if depth == width {
+                    case.shared = vec![Some(0)];
+                    assert_close(&case.run(entry::<B>()).unwrap()[0].to(), &want, 1e-5, &what);
+                }
             }
         }
     }

@@ -41,6 +41,6 @@ fn eval_depthwise<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> 
     let (Depthwise(record), _) = op.record()?;
     let epilogue = epilogue_of(context, op, &record.epilogue, 1.0)?;
     let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
-    depthwise::depthwise::<B>(record, x, w, y, epilogue, context.scratch());
+    depthwise::depthwise::<B>(record, x, w, y, epilogue);
     Ok(())
 }

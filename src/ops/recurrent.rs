@@ -1,12 +1,13 @@
-//! Recurrent cells: a product of the state with all gates' weights, then the gates, step by step.
+//! Recurrent cells: step by step, from one hidden state to the next.
+//!
+//! A step reads all of the old hidden state while it writes the new one, so the two lie apart. Where Y is wanted, its rows
+//! are the states, and a step goes from one row to the next; otherwise the old state moves to scratch memory first.
 
 use super::{Context, Entry, Op};
 use crate::error::Result;
-use crate::kernels::epilogue::Epilogue;
-use crate::kernels::gemm::{Product, Right};
-use crate::kernels::recurrent::{GruGates, GruPart, LstmGates};
+use crate::kernels::recurrent::{GruStep, LstmStep};
 use crate::kernels::{Backend, Dst, Src, copy};
-use crate::program::{Gru, Lstm, OpKind, PANEL, Unary, hidden_padded};
+use crate::program::{Gru, Lstm, OpKind, Steps, Unary};
 
 /// [`Lstm`](OpKind::Lstm).
 pub const fn lstm<B: Backend>() -> Entry {
@@ -26,50 +27,77 @@ fn function(number: u32) -> Unary {
     Unary::from_number(number).unwrap_or(Unary::Identity) // `check` has seen to it that it is known
 }
 
-fn eval_lstm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
-    let (l, _) = op.record::<Lstm>()?;
-    let [steps, batch, hidden] = [l.steps, l.batch, l.hidden].map(|n| n as usize);
-    let width = 4 * hidden_padded(l.hidden) as usize;
-    let (pre, r) = (context.src::<f32>(op.needed_input(0)?), context.src::<f32>(op.needed_input(1)?));
-    let (last_h, last_c) = (op.needed_output(1)?, op.needed_output(2)?);
-    start(context, op.input(2), last_h, 4 * batch * hidden);
-    start(context, op.input(3), last_c, 4 * batch * hidden);
-    let (h, c) = (context.dst::<f32>(last_h), context.dst::<f32>(last_c));
-    let peepholes = op.input(4).map(|t| context.src(t));
+/// Copies a row of hidden state.
+fn copy_row(from: Src<'_, f32>, to: Dst<'_, f32>) {
+    for i in 0..from.len().min(to.len()) {
+        to.set(i, from.at(i));
+    }
+}
+
+/// One step of one row.
+struct Step<'m> {
+    /// Number of the row among the batch.
+    row: usize,
+    /// Its pre-activations.
+    pre: Src<'m, f32>,
+    /// The hidden state before and after; never the same memory.
+    old: Option<Src<'m, f32>>,
+    new: Dst<'m, f32>,
+}
+
+/// Calls `step` for each row of each step, in order. `spare` has room for a row where there is no Y.
+fn each<'m>(context: &Context<'m>, op: &Op<'_>, at: &Steps, spare: Dst<'m, f32>, mut step: impl FnMut(Step<'m>)) -> Result<()> {
+    let [steps, batch, hidden] = [at.steps, at.batch, at.hidden].map(|n| n as usize);
+    let pre = context.src::<f32>(op.needed_input(0)?);
+    let initial = op.input(2).map(|t| context.src::<f32>(t));
     let y = op.output(0).map(|t| context.dst::<f32>(t));
-    let activations = [0, 1, 2].map(|i| (function(l.activations[i]), l.p[i]));
-    let gates = context.scratch::<f32>();
+    let last = op.needed_output(1)?;
+    if steps == 0 {
+        start(context, op.input(2), last, 4 * batch * hidden);
+    }
+    let last = context.dst::<f32>(last);
+    let state = |row: usize| last.from(row * hidden).first(hidden);
+    let y_row = |y: Dst<'m, f32>, t: usize, row: usize| y.from(t * at.y_step as usize + row * at.y_batch as usize).first(hidden);
+    let mut previous = 0;
     for s in 0..steps {
-        let t = if l.reverse != 0 { steps - 1 - s } else { s };
-        let at = |b: usize, step: u32, row: u32| t * step as usize + b * row as usize;
-        for b in 0..batch {
-            let row = pre.from(at(b, l.pre_step, l.pre_batch)).first(width);
-            let (h, c) = (h.from(b * hidden).first(hidden), c.from(b * hidden).first(hidden));
-            product::<B>(h.src(), r, Some(row), gates, width);
-            let (clip, coupled) = (l.clip, l.coupled != 0);
-            B::launch(LstmGates { gates: gates.src(), peepholes, activations, clip, coupled, c, h });
-            emit(h, y, || at(b, l.y_step, l.y_batch));
+        let t = if at.reverse != 0 { steps - 1 - s } else { s };
+        for row in 0..batch {
+            let mut old = match (s, y) {
+                (0, _) => initial.map(|h| h.from(row * hidden).first(hidden)),
+                (_, Some(y)) => Some(y_row(y, previous, row).src()),
+                (_, None) => Some(state(row).src()),
+            };
+            let new = y.map_or(state(row), |y| y_row(y, t, row));
+            if let (None, Some(from)) = (y, old) {
+                let spare = spare.first(hidden);
+                copy_row(from, spare);
+                old = Some(spare.src());
+            }
+            let pre = pre.from(t * at.pre_step as usize + row * at.pre_batch as usize);
+            step(Step { row, pre, old, new });
+            if s + 1 == steps && y.is_some() {
+                copy_row(new.src(), state(row));
+            }
         }
+        previous = t;
     }
     Ok(())
 }
 
-/// `to = h * r (+ pre)`, one row.
-fn product<B: Backend>(h: Src<'_, f32>, r: Src<'_, f32>, pre: Option<Src<'_, f32>>, to: Dst<'_, f32>, n: usize) {
-    let record = crate::program::Epilogue { residual: pre.is_some() as u32, ..crate::program::Epilogue::NONE };
-    let epilogue = Epilogue::of(&record, 1.0, None, pre);
-    let k = h.len();
-    Product { m: 1, n, k, a: h, a_row: k, b: Right::Packed(r), c: to, c_row: n, epilogue }.run::<B>();
-}
-
-/// Copies a row of hidden state to the output, if that is wanted.
-fn emit(h: Dst<'_, f32>, y: Option<Dst<'_, f32>>, at: impl Fn() -> usize) {
-    if let Some(y) = y {
-        let y = y.from(at());
-        for i in 0..h.len() {
-            y.set(i, h.src().at(i));
-        }
-    }
+fn eval_lstm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+    let (l, _) = op.record::<Lstm>()?;
+    let (batch, hidden) = (l.at.batch as usize, l.at.hidden as usize);
+    let r = context.src::<f32>(op.needed_input(1)?);
+    let last_c = op.needed_output(2)?;
+    start(context, op.input(3), last_c, 4 * batch * hidden);
+    let cells = context.dst::<f32>(last_c);
+    let peepholes = op.input(4).map(|t| context.src(t));
+    let activations = [0, 1, 2].map(|i| (function(l.activations[i]), l.p[i]));
+    let (clip, coupled) = (l.at.clip, l.coupled != 0);
+    each(context, op, &l.at, context.scratch(), |Step { row, pre, old, new: h }| {
+        let c = cells.from(row * hidden).first(hidden);
+        B::launch(LstmStep { pre, r, old, peepholes, activations, clip, coupled, c, h });
+    })
 }
 
 /// [`Gru`](OpKind::Gru).
@@ -79,53 +107,26 @@ pub const fn gru<B: Backend>() -> Entry {
 
 fn eval_gru<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (g, _) = op.record::<Gru>()?;
-    let [steps, batch, hidden] = [g.steps, g.batch, g.hidden].map(|n| n as usize);
-    let panel = PANEL as usize;
-    let width = 3 * hidden_padded(g.hidden) as usize;
-    let (pre, r) = (context.src::<f32>(op.needed_input(0)?), context.src::<f32>(op.needed_input(1)?));
-    let last = op.needed_output(1)?;
-    start(context, op.input(2), last, 4 * batch * hidden);
-    let h = context.dst::<f32>(last);
+    let hidden = g.at.hidden as usize;
+    let r = context.src::<f32>(op.needed_input(1)?);
     let bias = op.input(3).map(|t| context.src(t));
-    let y = op.output(0).map(|t| context.dst::<f32>(t));
     let activations = [0, 1].map(|i| (function(g.activations[i]), g.p[i]));
-    let gates = context.scratch::<f32>();
-    let reset = gates.from(width).first(hidden);
-    for s in 0..steps {
-        let t = if g.reverse != 0 { steps - 1 - s } else { s };
-        let at = |b: usize, step: u32, row: u32| t * step as usize + b * row as usize;
-        for b in 0..batch {
-            let pre = pre.from(at(b, g.pre_step, g.pre_batch)).first(width);
-            let h = h.from(b * hidden).first(hidden);
-            let run = |part| {
-                B::launch(GruGates { pre, product: gates, bias, activations, clip: g.clip, part, h, reset });
-            };
-            if g.linear_before_reset != 0 {
-                product::<B>(h.src(), r, None, gates, width);
-                run(GruPart::Whole);
-            } else {
-                // Gates z and r of each block first, then the hidden gate's panel with the reset state.
-                for block in (0..width).step_by(3 * panel) {
-                    product::<B>(h.src(), r.from(block * hidden), None, gates.from(block), 2 * panel);
-                }
-                run(GruPart::Reset);
-                for block in (0..width).step_by(3 * panel) {
-                    let at = block + 2 * panel;
-                    product::<B>(reset.src(), r.from(at * hidden), None, gates.from(at), panel);
-                }
-                run(GruPart::Update);
-            }
-            emit(h, y, || at(b, g.y_step, g.y_batch));
-        }
-    }
-    Ok(())
+    let scratch = context.scratch::<f32>();
+    let (reset, spare) = match g.linear_before_reset {
+        0 => (Some(scratch.first(hidden)), scratch.from(hidden)),
+        _ => (None, scratch),
+    };
+    each(context, op, &g.at, spare, |Step { pre, old, new: h, .. }| {
+        B::launch(GruStep { pre, r, old, bias, activations, clip: g.at.clip, reset, h });
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernels::on_each_backend;
-    use crate::ops::testing::{Case, Random, assert_close, blank, tensor};
+    use crate::ops::testing::{Case, Random, Tensor, assert_close, blank, tensor};
+    use crate::program::hidden_padded;
 
     /// Weights `[gate][unit][from]` and a function that packs them.
     fn packed(gates: usize, hidden: usize, r: &[f32]) -> Vec<f32> {
@@ -200,15 +201,17 @@ mod tests {
                 }
                 let width = 4 * hidden_padded(hidden as u32);
                 let record = Lstm {
-                    steps: steps as u32,
-                    batch: batch as u32,
-                    hidden: hidden as u32,
-                    reverse: reverse as u32,
-                    pre_step: batch as u32 * width,
-                    pre_batch: width,
-                    y_step: (batch * hidden) as u32,
-                    y_batch: hidden as u32,
-                    clip,
+                    at: Steps {
+                        steps: steps as u32,
+                        batch: batch as u32,
+                        hidden: hidden as u32,
+                        reverse: reverse as u32,
+                        pre_step: batch as u32 * width,
+                        pre_batch: width,
+                        y_step: (batch * hidden) as u32,
+                        y_batch: hidden as u32,
+                        clip,
+                    },
                     coupled: coupled as u32,
                     activations: [Unary::Sigmoid as u32, Unary::Tanh as u32, Unary::Tanh as u32],
                     p: [[0.0; 2]; 3],
@@ -227,6 +230,14 @@ mod tests {
                 assert_close(&got[0].to(), &want, 1e-5, &what);
                 assert_close(&got[1].to(), &h, 1e-5, &what);
                 assert_close(&got[2].to(), &c, 1e-5, &what);
+
+                // Without Y, and with both initial states where the last ones will be.
+                let record = Lstm { at: Steps { y_step: 0, y_batch: 0, ..record.at }, ..record };
+                case.record = &record;
+                (case.outputs[0], case.shared) = (None, vec![None, Some(2), Some(3)]);
+                let got = case.run(lstm::<B>()).unwrap();
+                assert_close(&got[0].to(), &h, 1e-5, &what);
+                assert_close(&got[1].to(), &c, 1e-5, &what);
             }
         }
     }
@@ -270,15 +281,17 @@ mod tests {
                 }
                 let width = 3 * hidden_padded(hidden as u32);
                 let record = Gru {
-                    steps: steps as u32,
-                    batch: batch as u32,
-                    hidden: hidden as u32,
-                    reverse,
-                    pre_step: batch as u32 * width,
-                    pre_batch: width,
-                    y_step: (batch * hidden) as u32,
-                    y_batch: hidden as u32,
-                    clip: 0.0,
+                    at: Steps {
+                        steps: steps as u32,
+                        batch: batch as u32,
+                        hidden: hidden as u32,
+                        reverse,
+                        pre_step: batch as u32 * width,
+                        pre_batch: width,
+                        y_step: (batch * hidden) as u32,
+                        y_batch: hidden as u32,
+                        clip: 0.0,
+                    },
                     linear_before_reset: linear,
                     activations: [Unary::Sigmoid as u32, Unary::Tanh as u32],
                     p: [[0.0; 2]; 2],
@@ -288,11 +301,83 @@ mod tests {
                     inputs.push(tensor(&bias));
                 }
                 let outputs = vec![blank::<f32>(want.len()), blank::<f32>(h0.len())];
-                let got = Case::new(&record, inputs, outputs).run(gru::<B>()).unwrap();
+                let mut case = Case::new(&record, inputs, outputs);
+                let got = case.run(gru::<B>()).unwrap();
                 let what = format!("hidden {hidden} linear {linear} on {}", B::ISA.name());
                 assert_close(&got[0].to(), &want, 1e-5, &what);
                 assert_close(&got[1].to(), &h, 1e-5, &what);
+
+                // Without Y, and with the initial state where the last one will be.
+                let record = Gru { at: Steps { y_step: 0, y_batch: 0, ..record.at }, ..record };
+                case.record = &record;
+                (case.outputs[0], case.shared) = (None, vec![None, Some(2)]);
+                assert_close(&case.run(gru::<B>()).unwrap()[0].to(), &h, 1e-5, &what);
             }
         }
+    }
+
+    #[test]
+    fn no_initial_state_is_zeros() {
+        on_each_backend!(zeros_on());
+    }
+
+    fn zeros_on<B: Backend>() {
+        let mut random = Random::new(19);
+        let (steps, hidden) = (3usize, 17usize);
+        let zeros = tensor(&[0f32; 17]);
+        let close = |a: &[Tensor], b: &[Tensor]| {
+            for (a, b) in a.iter().zip(b) {
+                let want: Vec<f64> = b.to::<f32>().iter().map(|&v| v as f64).collect();
+                assert_close(&a.to(), &want, 1e-6, B::ISA.name());
+            }
+        };
+        let width = hidden_padded(hidden as u32);
+        for linear in 0..2 {
+            let (pre, r) = (random.units(steps * 3 * hidden), random.units(3 * hidden * hidden));
+            let record = Gru {
+                at: Steps {
+                    steps: steps as u32,
+                    batch: 1,
+                    hidden: hidden as u32,
+                    reverse: 0,
+                    pre_step: 3 * width,
+                    pre_batch: 0,
+                    y_step: hidden as u32,
+                    y_batch: 0,
+                    clip: 0.0,
+                },
+                linear_before_reset: linear,
+                activations: [Unary::Sigmoid as u32, Unary::Tanh as u32],
+                p: [[0.0; 2]; 2],
+            };
+            let inputs = vec![tensor(&spread(3, hidden, &pre)), tensor(&packed(3, hidden, &r)), zeros.clone()];
+            let mut case = Case::new(&record, inputs, vec![blank::<f32>(steps * hidden), blank::<f32>(hidden)]);
+            let want = case.run(gru::<B>()).unwrap();
+            case.inputs[2] = None;
+            close(&case.run(gru::<B>()).unwrap(), &want);
+        }
+        let (pre, r) = (random.units(steps * 4 * hidden), random.units(4 * hidden * hidden));
+        let record = Lstm {
+            at: Steps {
+                steps: steps as u32,
+                batch: 1,
+                hidden: hidden as u32,
+                reverse: 0,
+                pre_step: 4 * width,
+                pre_batch: 0,
+                y_step: hidden as u32,
+                y_batch: 0,
+                clip: 0.0,
+            },
+            coupled: 0,
+            activations: [Unary::Sigmoid as u32, Unary::Tanh as u32, Unary::Tanh as u32],
+            p: [[0.0; 2]; 3],
+        };
+        let inputs = vec![tensor(&spread(4, hidden, &pre)), tensor(&packed(4, hidden, &r)), zeros.clone(), zeros];
+        let outputs = vec![blank::<f32>(steps * hidden), blank::<f32>(hidden), blank::<f32>(hidden)];
+        let mut case = Case::new(&record, inputs, outputs);
+        let want = case.run(lstm::<B>()).unwrap();
+        (case.inputs[2], case.inputs[3]) = (None, None);
+        close(&case.run(lstm::<B>()).unwrap(), &want);
     }
 }

@@ -9,7 +9,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 ///
 /// Inputs: Q, K, V, mask (`f32`, added; optional). Output. Strides (batch, head, row) are in elements; the elements of a
 /// head are contiguous. The mask has four strides (batch, head, row, column), 0 where it is broadcast. A row whose mask is
-/// minus infinity throughout gives NaN, as the formula does.
+/// minus infinity throughout gives NaN, as the formula does. The output may be Q's memory: see
+/// [`out_may_replace_q`](Attention::out_may_replace_q).
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 #[allow(missing_docs)] // sizes, named by what they measure
@@ -35,6 +36,23 @@ pub struct Attention {
 /// Rows of scores that are computed at a time.
 pub const BLOCK: u32 = 48;
 
+/// Rows of V up to which it is read where it lies: packing it would not pay.
+pub const IN_PLACE: u32 = 200;
+
+impl Attention {
+    /// Whether the output may take the memory of Q: each block of rows of a head is read before the same block is written.
+    pub fn out_may_replace_q(&self) -> bool {
+        let sizes = [self.batch, self.heads, self.rows];
+        let same = sizes.iter().zip(self.q.iter().zip(&self.out)).all(|(&size, (q, out))| size <= 1 || q == out);
+        same && self.depth == self.width
+    }
+
+    /// Whether V is read where it lies, without a copy in panels.
+    pub fn reads_v_in_place(&self) -> bool {
+        self.columns <= IN_PLACE && self.v[2] >= self.width
+    }
+}
+
 impl Record for Attention {
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.causal > 1 || self.causal == 1 && self.columns < self.rows {
@@ -58,10 +76,11 @@ impl Record for Attention {
         operands.output(0)?.holds(DType::F32, reach(&axes(self.out, self.rows, self.width))?)
     }
 
-    /// K and V of one head in panels, and a block of scores.
+    /// K and, unless it is read in place, V of one head in panels, and a block of scores.
     fn scratch(&self, _tail: &[u8]) -> u64 {
         let bytes = |elements: u64| elements.saturating_mul(4).checked_next_multiple_of(64).unwrap_or(u64::MAX);
-        let (k, v) = (packed_len(self.depth as u64, self.columns as u64), packed_len(self.columns as u64, self.width as u64));
+        let k = packed_len(self.depth as u64, self.columns as u64);
+        let v = if self.reads_v_in_place() { 0 } else { packed_len(self.columns as u64, self.width as u64) };
         let scores = BLOCK.min(self.rows) as u64 * (self.columns as u64).next_multiple_of(16);
         bytes(k).saturating_add(bytes(v)).saturating_add(bytes(scores))
     }

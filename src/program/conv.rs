@@ -171,11 +171,6 @@ impl Record for Depthwise {
         }
     }
 
-    /// A pixel of zeros.
-    fn scratch(&self, _tail: &[u8]) -> u64 {
-        (self.0.in_c as u64 * 4).next_multiple_of(64)
-    }
-
     fn macs(&self) -> u64 {
         let c = &self.0;
         let taps = (c.kernel_h as u64).saturating_mul(c.kernel_w as u64);

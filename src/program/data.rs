@@ -34,6 +34,23 @@ pub struct Copy {
 }
 
 impl Copy {
+    /// Of elements of `size` bytes, over `rank` axes; their sizes (1 for now) and strides are still to be set.
+    pub const fn new(size: u32, rank: u32) -> Copy {
+        let strides = [0; MAX_RANK];
+        Copy {
+            size,
+            rank,
+            dims: [1; MAX_RANK],
+            from_offset: 0,
+            from: strides,
+            to_offset: 0,
+            to: strides,
+            fill: 0,
+            fill_elements: 0,
+            fill_value: [0; 2],
+        }
+    }
+
     fn check_side(&self, offset: u32, strides: &[i32; MAX_RANK], bytes: u64) -> Result<()> {
         let (mut low, mut high) = (offset as i64, offset as i64);
         for (&d, &s) in self.dims.iter().zip(strides).take(self.rank as usize) {

@@ -29,7 +29,7 @@ pub use conv::{Conv, Pool, PoolKind};
 pub use data::{Copy, Extern, Gather};
 pub use gemm::{Epilogue, Gemm, PANEL, packed_len};
 pub use map::{Binary, Domain, Instruction, Map, Unary};
-pub use recurrent::{Gru, Lstm, hidden_padded};
+pub use recurrent::{Gru, Lstm, Steps, hidden_padded};
 pub use reduce::{ArgReduce, Norm, Reduce, ReduceKind, Softmax, TopK};
 pub use stream::Window;
 

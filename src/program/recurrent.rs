@@ -11,6 +11,65 @@ pub const fn hidden_padded(hidden: u32) -> u32 {
     hidden.div_ceil(16) * 16
 }
 
+/// Sizes and places that all recurrent cells have: the first part of their records.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs)] // sizes, named by what they measure
+pub struct Steps {
+    pub steps: u32,
+    pub batch: u32,
+    pub hidden: u32,
+    /// 1: the steps are taken from the last to the first.
+    pub reverse: u32,
+    /// Elements between the pre-activations of one step and the next.
+    pub pre_step: u32,
+    /// Likewise, of one batch element and the next.
+    pub pre_batch: u32,
+    /// As `pre_step`, of Y; 0, as is `y_batch`, where there is no Y.
+    pub y_step: u32,
+    pub y_batch: u32,
+    /// Pre-activations are clipped to `-clip..clip`; 0: not.
+    pub clip: f32,
+}
+
+impl Steps {
+    /// Checks what cells have in common: `gates` gates, `states` kinds of state, activation functions.
+    fn check(&self, operands: &Operands<'_>, gates: u32, states: usize, activations: &[u32]) -> Result<()> {
+        if self.hidden == 0 || self.hidden > 1 << 16 || activations.iter().any(|&a| super::Unary::from_number(a).is_none()) {
+            return bad("a recurrent cell has an impossible size or an unknown activation");
+        }
+        let columns = gates * hidden_padded(self.hidden);
+        let (state, h) = (self.batch as u64 * self.hidden as u64, self.hidden);
+        let pre = reach(&[(self.steps, self.pre_step), (self.batch, self.pre_batch), (columns, 1)])?;
+        operands.input(0)?.holds(DType::F32, pre)?;
+        operands.input(1)?.holds(DType::F32, super::packed_len(h as u64, columns as u64))?;
+        match operands.optional_output(0) {
+            Some(y) => y.holds(DType::F32, reach(&[(self.steps, self.y_step), (self.batch, self.y_batch), (h, 1)])?)?,
+            // Else scratch memory would be missing.
+            None if !self.no_y() => return bad("a recurrent cell without Y has strides for it"),
+            None => {}
+        }
+        for i in 0..states {
+            operands.optional_input(2 + i).map_or(Ok(()), |o| o.holds(DType::F32, state))?;
+            operands.output(1 + i)?.holds(DType::F32, state)?;
+        }
+        Ok(())
+    }
+
+    const fn no_y(&self) -> bool {
+        self.y_step == 0 && self.y_batch == 0
+    }
+
+    /// The old hidden state of one row, where there is no Y to keep it in, and so many rows more.
+    const fn scratch(&self, more: u64) -> u64 {
+        4 * self.hidden as u64 * (self.no_y() as u64 + more)
+    }
+
+    fn macs(&self, gates: u64) -> u64 {
+        (self.steps as u64 * self.batch as u64).saturating_mul(gates * self.hidden as u64 * self.hidden as u64)
+    }
+}
+
 /// The steps of one direction of an LSTM.
 ///
 /// Gates are interleaved by panels: a row of pre-activations is `[ceil(hidden / 16)][gate][16]` with the gates in ONNX's
@@ -20,21 +79,12 @@ pub const fn hidden_padded(hidden: u32) -> u32 {
 /// Inputs: pre-activations X·W + b (`f32`, row of (step, batch) at `step * pre_step + batch * pre_batch`); R; h0
 /// `[batch][hidden]` (optional: zeros); c0 (likewise); peepholes `[3][hidden]` in the order i, o, f (optional).
 /// Outputs: Y (row of (step, batch) at `step * y_step + batch * y_batch`; optional); last h `[batch][hidden]`; last c.
-/// The last two may share their memory with h0 and c0. With `reverse` = 1 the steps are taken from the last to the first.
+/// The last two may share their memory with h0 and c0.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-#[allow(missing_docs)] // sizes, named by what they measure
 pub struct Lstm {
-    pub steps: u32,
-    pub batch: u32,
-    pub hidden: u32,
-    pub reverse: u32,
-    pub pre_step: u32,
-    pub pre_batch: u32,
-    pub y_step: u32,
-    pub y_batch: u32,
-    /// Pre-activations are clipped to `-clip..clip`; 0: not.
-    pub clip: f32,
+    /// Sizes and places.
+    pub at: Steps,
     /// 1: the forget gate is 1 - input gate.
     pub coupled: u32,
     /// [`Unary`](super::Unary) functions f (gates), g (cell), h (output).
@@ -45,31 +95,17 @@ pub struct Lstm {
 
 impl Record for Lstm {
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
-        if self.hidden == 0 || self.hidden > 1 << 16 || self.activations.iter().any(|&a| super::Unary::from_number(a).is_none()) {
-            return bad("an lstm has an impossible size or an unknown activation");
-        }
-        let gates = 4 * hidden_padded(self.hidden);
-        let (state, h) = (self.batch as u64 * self.hidden as u64, self.hidden);
-        operands.input(0)?.holds(DType::F32, reach(&[(self.steps, self.pre_step), (self.batch, self.pre_batch), (gates, 1)])?)?;
-        operands.input(1)?.holds(DType::F32, super::packed_len(h as u64, gates as u64))?;
-        for i in 2..4 {
-            operands.optional_input(i).map_or(Ok(()), |o| o.holds(DType::F32, state))?;
-        }
-        operands.optional_input(4).map_or(Ok(()), |o| o.holds(DType::F32, 3 * h as u64))?;
-        let y = reach(&[(self.steps, self.y_step), (self.batch, self.y_batch), (h, 1)])?;
-        operands.optional_output(0).map_or(Ok(()), |o| o.holds(DType::F32, y))?;
-        operands.output(1)?.holds(DType::F32, state)?;
-        operands.output(2)?.holds(DType::F32, state)
+        self.at.check(operands, 4, 2, &self.activations)?;
+        operands.optional_input(4).map_or(Ok(()), |o| o.holds(DType::F32, 3 * self.at.hidden as u64))
     }
 
-    /// A row of gates and a row of state per batch element.
+    /// The old hidden state of one row, where there is no Y to keep it in.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        let h = hidden_padded(self.hidden) as u64;
-        4 * (4 * h + 2 * h * self.batch as u64)
+        self.at.scratch(0)
     }
 
     fn macs(&self) -> u64 {
-        (self.steps as u64 * self.batch as u64).saturating_mul(4 * self.hidden as u64 * self.hidden as u64)
+        self.at.macs(4)
     }
 }
 
@@ -79,18 +115,9 @@ impl Record for Lstm {
 /// `linear_before_reset`, else it is part of the pre-activations). Outputs: Y (optional); last h.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-#[allow(missing_docs)] // sizes, named by what they measure
 pub struct Gru {
-    pub steps: u32,
-    pub batch: u32,
-    pub hidden: u32,
-    pub reverse: u32,
-    pub pre_step: u32,
-    pub pre_batch: u32,
-    pub y_step: u32,
-    pub y_batch: u32,
-    /// Pre-activations are clipped to `-clip..clip`; 0: not.
-    pub clip: f32,
+    /// Sizes and places.
+    pub at: Steps,
     /// 1: the reset gate applies after the recurrent product, else before it.
     pub linear_before_reset: u32,
     /// [`Unary`](super::Unary) functions f (gates), g (hidden).
@@ -101,27 +128,16 @@ pub struct Gru {
 
 impl Record for Gru {
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
-        if self.hidden == 0 || self.hidden > 1 << 16 || self.activations.iter().any(|&a| super::Unary::from_number(a).is_none()) {
-            return bad("a gru has an impossible size or an unknown activation");
-        }
-        let gates = 3 * hidden_padded(self.hidden);
-        let (state, h) = (self.batch as u64 * self.hidden as u64, self.hidden);
-        operands.input(0)?.holds(DType::F32, reach(&[(self.steps, self.pre_step), (self.batch, self.pre_batch), (gates, 1)])?)?;
-        operands.input(1)?.holds(DType::F32, super::packed_len(h as u64, gates as u64))?;
-        operands.optional_input(2).map_or(Ok(()), |o| o.holds(DType::F32, state))?;
-        operands.optional_input(3).map_or(Ok(()), |o| o.holds(DType::F32, h as u64))?;
-        let y = reach(&[(self.steps, self.y_step), (self.batch, self.y_batch), (h, 1)])?;
-        operands.optional_output(0).map_or(Ok(()), |o| o.holds(DType::F32, y))?;
-        operands.output(1)?.holds(DType::F32, state)
+        self.at.check(operands, 3, 1, &self.activations)?;
+        operands.optional_input(3).map_or(Ok(()), |o| o.holds(DType::F32, self.at.hidden as u64))
     }
 
-    /// Rows of gates and of state.
+    /// As of an [`Lstm`]; the reset state of one row, where the reset gate applies before the product.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        let h = hidden_padded(self.hidden) as u64;
-        4 * (4 * h + 2 * h * self.batch as u64)
+        self.at.scratch((self.linear_before_reset == 0) as u64)
     }
 
     fn macs(&self) -> u64 {
-        (self.steps as u64 * self.batch as u64).saturating_mul(3 * self.hidden as u64 * self.hidden as u64)
+        self.at.macs(3)
     }
 }

@@ -2,6 +2,8 @@
 
 mod conv;
 mod gemm;
+#[cfg(feature = "alloc")]
+mod winograd;
 
 use super::{Dst, Src};
 use crate::program::{Epilogue, Operand, Operands, Record, Unary};

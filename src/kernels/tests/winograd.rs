@@ -1,0 +1,58 @@
+//! Winograd convolution.
+
+use super::conv::{geometry, length};
+use super::{Buffer, Random};
+use crate::kernels::epilogue::Epilogue;
+use crate::kernels::winograd::{self, Scheme};
+use crate::kernels::{Backend, Src, conv};
+use crate::plan::{derive, pack};
+use crate::program::{OpKind, Record};
+use zerocopy::IntoBytes;
+
+/// Winograd's weights are derived from the plain ones, and the results compared with those of the plain kernel.
+fn convolutions<B: Backend>() {
+    let mut random = Random::new(11);
+    let sizes = [(4, 4), (7, 7), (5, 9), (11, 12), (12, 12), (14, 14), (13, 18), (30, 29)];
+    for (round, &(h, w)) in sizes.iter().cycle().take(24).enumerate() {
+        let mut g = geometry(&mut random);
+        (g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w) = (3, 3, 1, 1, 1, 1);
+        (g.out_h, g.out_w, g.pad_top, g.pad_left) = (h, w, random.below(3), random.below(3));
+        (g.in_h, g.in_w) = (h + random.below(3), w + random.below(3));
+        (g.in_c, g.out_c) = random.pick(&[(16, 16), (20, 17), (33, 40), (64, 16)]);
+        (g.in_pitch, g.out_pitch) = (g.in_c + random.pick(&[0, 3]), g.out_c + random.pick(&[0, 5]));
+        let scheme = Scheme::of(&g).unwrap();
+        assert_eq!(scheme == Scheme::F2, h.min(w) < 12, "{round}");
+        let x = Buffer::random(length(g.batch, g.in_h, g.in_w, g.in_c, g.in_pitch), &mut random);
+        let mut plain = vec![0.0; g.weights() as usize];
+        let kernel = pack::Kernel { out_c: g.out_c as usize, group_in_c: g.in_c as usize, kernel_h: 3, kernel_w: 3, groups: 1 };
+        let values = Buffer::random((9 * g.in_c * g.out_c) as usize, &mut random);
+        kernel.pack(|i| values.values()[i], &mut plain);
+        let derived = derive::weights(OpKind::Conv, g.as_bytes(), &plain).unwrap();
+        let y_len = length(g.batch, g.out_h, g.out_w, g.out_c, g.out_pitch);
+        let (bias, residual) = (Buffer::random(g.out_c as usize, &mut random), Buffer::random(y_len, &mut random));
+        let e = Epilogue::of(
+            &g.epilogue,
+            1.0,
+            (g.epilogue.bias == 1).then(|| bias.src()),
+            (g.epilogue.residual > 0).then(|| residual.src()),
+        );
+        let (mut want, mut got) = (Buffer::canary(y_len), Buffer::canary(y_len));
+        let mut few = Buffer::canary(g.scratch(&[]) as usize / 4);
+        let mut scratch = Buffer::canary(scheme.scratch(&g));
+        assert!(derive::host_scratch(OpKind::Conv, g.as_bytes()) >= 4 * scheme.scratch(&g) as u64);
+        conv::conv::<B>(&g, x.src(), Src::from_slice(&plain), want.dst(), e, few.dst());
+        winograd::conv::<B>(&g, scheme, x.src(), Src::from_slice(&derived), got.dst(), e, scratch.dst());
+        got.assert_canary();
+        scratch.assert_canary();
+        // Sums before the activation are about the root of the depth.
+        let bound = 4e-6 * (g.depth() as f32).sqrt();
+        for (got, want) in got.values().iter().zip(want.values()) {
+            assert!((got - want).abs() <= bound, "got {got}, want {want}, {scheme:?} {g:?}");
+        }
+    }
+}
+
+mod backends {
+    use super::super::on_all_backends;
+    on_all_backends!(convolutions);
+}
