@@ -332,20 +332,21 @@ mod tests {
             }
         };
         let width = hidden_padded(hidden as u32);
+        let at = |gates: u32| Steps {
+            steps: steps as u32,
+            batch: 1,
+            hidden: hidden as u32,
+            reverse: 0,
+            pre_step: gates * width,
+            pre_batch: 0,
+            y_step: hidden as u32,
+            y_batch: 0,
+            clip: 0.0,
+        };
         for linear in 0..2 {
             let (pre, r) = (random.units(steps * 3 * hidden), random.units(3 * hidden * hidden));
             let record = Gru {
-                at: Steps {
-                    steps: steps as u32,
-                    batch: 1,
-                    hidden: hidden as u32,
-                    reverse: 0,
-                    pre_step: 3 * width,
-                    pre_batch: 0,
-                    y_step: hidden as u32,
-                    y_batch: 0,
-                    clip: 0.0,
-                },
+                at: at(3),
                 linear_before_reset: linear,
                 activations: [Unary::Sigmoid as u32, Unary::Tanh as u32],
                 p: [[0.0; 2]; 2],
@@ -358,17 +359,7 @@ mod tests {
         }
         let (pre, r) = (random.units(steps * 4 * hidden), random.units(4 * hidden * hidden));
         let record = Lstm {
-            at: Steps {
-                steps: steps as u32,
-                batch: 1,
-                hidden: hidden as u32,
-                reverse: 0,
-                pre_step: 4 * width,
-                pre_batch: 0,
-                y_step: hidden as u32,
-                y_batch: 0,
-                clip: 0.0,
-            },
+            at: at(4),
             coupled: 0,
             activations: [Unary::Sigmoid as u32, Unary::Tanh as u32, Unary::Tanh as u32],
             p: [[0.0; 2]; 3],
