@@ -7,40 +7,62 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+/// MLPerf Tiny's networks, each a binary of its own.
+const NETWORKS: [&str; 4] = ["ad", "ic", "kws", "vww"];
+
 fn main() {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap());
     let out = PathBuf::from(env::var("OUT_DIR").unwrap());
     let images = here.join("images");
-    let code = ["text-lstm", "digits-cnn"].map(|name| constants(name, &images.join(name).with_extension("kiln")));
+    let code = ["text-lstm", "digits-cnn"].map(|name| {
+        let prefix = name.to_uppercase().replace('-', "_") + "_";
+        constants(&prefix, &images.join(name).with_extension("kiln"))
+    });
     fs::write(out.join("models.rs"), code.concat()).unwrap();
+    for name in NETWORKS {
+        let input = images.join(name).with_extension("in");
+        let code = constants("", &images.join(name).with_extension("kiln")) + &bytes("INPUT", &input, read(&input).len());
+        fs::write(out.join(name).with_extension("rs"), code).unwrap();
+    }
 
     println!("cargo::rerun-if-changed=memory.x");
     println!("cargo::rerun-if-changed={}", images.join("digits.u8").display());
     println!("cargo::rustc-link-search={}", here.display());
     // target/TRIPLE/release/build/NAME/out: the map goes beside the firmware
     let beside = out.ancestors().nth(3).unwrap();
-    println!("cargo::rustc-link-arg-bins=-Map={}", beside.join("firmware.map").display());
+    for name in NETWORKS.into_iter().chain(["firmware"]) {
+        println!("cargo::rustc-link-arg-bin={name}=-Map={}", beside.join(name).with_extension("map").display());
+    }
 }
 
-fn constants(name: &str, path: &Path) -> String {
+fn read(path: &Path) -> Vec<u8> {
     println!("cargo::rerun-if-changed={}", path.display());
-    let file = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}: run targets/cortex-m4/compile-images first", path.display()));
+    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}: run targets/cortex-m4/compile-images first", path.display()))
+}
+
+/// A file's bytes, as a static in the images' section.
+fn bytes(name: &str, path: &Path, len: usize) -> String {
+    format!(
+        "#[unsafe(link_section = \".images\")]\n\
+         pub static {name}: kiln::Aligned<[u8; {len}]> = kiln::Aligned(*include_bytes!({path:?}));\n"
+    )
+}
+
+/// An image: the constants `IMAGE`, `ARENA` and `OPS`, their names after a prefix.
+fn constants(prefix: &str, path: &Path) -> String {
+    let file = read(path);
     let mut aligned = vec![0u64; file.len().div_ceil(8) + 8];
     let start = aligned.as_ptr().align_offset(64);
-    let bytes = &mut bytes_of(&mut aligned)[8 * start..][..file.len()];
-    bytes.copy_from_slice(&file);
-    let image = Image::new(bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let copy = &mut bytes_of(&mut aligned)[8 * start..][..file.len()];
+    copy.copy_from_slice(&file);
+    let image = Image::new(copy).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let program = image.main();
     let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
     kinds.sort();
     kinds.dedup();
-    let constant = name.to_uppercase().replace('-', "_");
-    let mut code = String::new();
-    writeln!(code, "#[unsafe(link_section = \".images\")]").unwrap();
-    writeln!(code, "pub static {constant}: kiln::Aligned<[u8; {}]> = kiln::Aligned(*include_bytes!({path:?}));", file.len())
-        .unwrap();
-    writeln!(code, "pub const {constant}_ARENA: usize = {};", program.arena_bytes()).unwrap();
-    writeln!(code, "pub static {constant}_OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
+    let mut code = bytes(&format!("{prefix}IMAGE"), path, file.len());
+    writeln!(code, "pub const {prefix}ARENA: usize = {};", program.arena_bytes()).unwrap();
+    writeln!(code, "pub static {prefix}OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
     kinds.into_iter().for_each(|kind| writeln!(code, "    {},", entry(kind)).unwrap());
     code + "];\n"
 }

@@ -1,6 +1,7 @@
 """What the firmware needs from the models' data, and its answers against the host's. Standard library only.
 
     compare.py pictures DIGITS.npz FOLDER        FOLDER/digits.u8 for the firmware, FOLDER/digit-N.pgm for the host
+    compare.py input REFERENCE.npz FILE          the bytes of the only array
     compare.py answers KILN MODELS FOLDER LOG    runs the host on the same inputs, compares with the firmware's LOG
     compare.py costs ELF FOLDER LOG REGIONS      flash, RAM, stack, and executed instructions of each run
 """
@@ -38,6 +39,12 @@ def pictures(digits, folder):
     for i in range(count):
         picture = pixels[i * height * width:(i + 1) * height * width]
         (folder / f"digit-{i}.pgm").write_bytes(b"P5 %d %d 255\n" % (width, height) + picture)
+
+
+def only_array(path):
+    """Type string and bytes of a file's only array."""
+    (_, kind, data), = read_npz(path).values()
+    return kind, data
 
 
 def host(kiln, model, given, folder):
@@ -108,6 +115,8 @@ if __name__ == "__main__":
     match sys.argv[1:2], len(paths):
         case ["pictures"], 2:
             pictures(*paths)
+        case ["input"], 2:
+            paths[1].write_bytes(only_array(paths[0])[1])
         case ["answers"], 4:
             sys.exit(0 if answers(*paths) else 1)
         case ["costs"], 4:

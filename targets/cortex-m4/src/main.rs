@@ -47,7 +47,7 @@ fn main() -> ! {
 
 /// Each sentence word by word, with the state kept in between.
 fn text(arena: &mut [u8]) -> Result<()> {
-    let image = Image::new(&models::TEXT_LSTM.0)?;
+    let image = Image::new(&models::TEXT_LSTM_IMAGE.0)?;
     let text = Text::read(&|key| image.metadata(key))?;
     let mut session = Session::new(&image, &models::TEXT_LSTM_OPS, arena)?;
     let mut words = 0;
@@ -68,7 +68,7 @@ fn text(arena: &mut [u8]) -> Result<()> {
 }
 
 fn digits(arena: &mut [u8]) -> Result<()> {
-    let image = Image::new(&models::DIGITS_CNN.0)?;
+    let image = Image::new(&models::DIGITS_CNN_IMAGE.0)?;
     let picture = Picture::read(&|key| image.metadata(key))?;
     let mut session = Session::new(&image, &models::DIGITS_CNN_OPS, arena)?;
     let mut pictures = 0;

@@ -1,0 +1,74 @@
+"""MLPerf Tiny's networks under QEMU: answers against the references, and what one inference costs against its bounds.
+
+    networks.py BINARIES IMAGES REFERENCES [NAME...]      Standard library, QEMU and binutils only.
+
+Prints a row per network; exits with 1 if an answer is off by more than 1e-4 of the largest, or a bound is exceeded.
+Instructions and sizes are exact and repeat; a bound stands a little above what was last measured, so that a change that costs
+something is seen. Cycles are the estimate of ../count/mix.py.
+"""
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+
+from compare import only_array
+
+HERE = pathlib.Path(__file__).resolve().parent
+TOLERANCE = 1e-4
+BOUNDS = {  # bytes of arena, stack, code with constants; instructions; estimated cycles
+    "ad": (3_136, 2_800, 94_000, 650_000, 1_500_000),
+    "ic": (140_352, 3_700, 113_000, 26_000_000, 60_000_000),
+    "kws": (64_064, 4_000, 121_000, 9_000_000, 17_500_000),
+    "vww": (221_248, 4_000, 121_000, 23_000_000, 45_000_000),
+}
+COLUMNS = ["arena", "stack", "code", "instructions", "cycles"]
+
+
+def sections(elf):
+    listing = subprocess.run(["arm-none-eabi-size", "-A", elf], check=True, capture_output=True, text=True).stdout
+    rows = [line.split() for line in listing.splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 3 and row[0].startswith(".")}
+
+
+def measure(elf):
+    """The answer, and a figure for each of the columns."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = subprocess.run([HERE / "../count/count", "mps2-an386", elf, f"{folder}/regions"], capture_output=True, text=True)
+    said = {words[0]: words[1:] for line in log.stdout.splitlines() if (words := line.split())}
+    costs = re.search(r"^instructions (\d+), estimated M4 cycles (\d+)", log.stdout, re.M)
+    if log.returncode != 0 or "output" not in said or not costs:
+        raise SystemExit(f"{elf} did not end well:\n{log.stdout}{log.stderr}")
+    answer = [struct.unpack(">f", bytes.fromhex(bits))[0] for bits in said["output"]]
+    size = sections(elf)
+    code = sum(size.get(name, 0) for name in (".vector_table", ".text", ".rodata", ".data"))
+    return answer, [size[".bss"], int(said["stack"][0]), code, int(costs[1]), int(costs[2])]
+
+
+def main(binaries, images, references, *names):
+    passed = failed = 0
+    print(f"{'network':8} {'difference':>10} " + " ".join(f"{name:>13}" for name in COLUMNS))
+    for name in names or BOUNDS:
+        answer, figures = measure(pathlib.Path(binaries) / name)
+        kind, data = only_array(pathlib.Path(references) / f"{name}.out.npz")
+        want = [x for x, in struct.iter_unpack("<f", data)]
+        scale = max(map(abs, want))
+        worst = max(map(lambda a, b: abs(a - b) / scale, answer, want), default=float("inf"))
+        print(f"{name:8} {worst:10.1e} " + " ".join(f"{figure:13,}" for figure in figures))
+        # written so that a NaN fails
+        checks = [(kind == "<f4" and len(answer) == len(want) and worst <= TOLERANCE, f"the answer is off by {worst}")]
+        checks += [(figure <= bound, f"{column} {figure:,}, more than {bound:,}")
+                   for column, figure, bound in zip(COLUMNS, figures, BOUNDS[name])]
+        for good, what in checks:
+            passed, failed = passed + good, failed + (not good)
+            if not good:
+                print(f"FAILED: {name}: {what}")
+    print(f"networks: {passed} passed, {failed} failed")
+    return failed == 0 and passed > 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    sys.exit(0 if main(*sys.argv[1:]) else 1)

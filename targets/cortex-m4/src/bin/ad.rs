@@ -1,0 +1,6 @@
+//! `ad` of MLPerf Tiny: see [`network`].
+#![no_std]
+#![no_main]
+
+#[path = "../network.rs"]
+mod network;

@@ -1,0 +1,6 @@
+//! `kws` of MLPerf Tiny: see [`network`].
+#![no_std]
+#![no_main]
+
+#[path = "../network.rs"]
+mod network;

@@ -1,0 +1,59 @@
+//! Runs one of MLPerf Tiny's networks once, on the reference's input, and says what it answers and what it cost. The binary's
+//! name says which network.
+//!
+//! Lines: `output BITS...` (each `f32` in hexadecimal), `stack BYTES`.
+
+#[path = "marks.rs"]
+mod marks;
+#[path = "semihosting.rs"]
+mod semihosting;
+#[path = "stack.rs"]
+mod stack;
+
+mod model {
+    //! The image, its arena's size, its ops and the reference's input: written by `build.rs`.
+    type B = kiln::kernels::portable::Scalar;
+    include!(concat!(env!("OUT_DIR"), "/", env!("CARGO_BIN_NAME"), ".rs"));
+}
+
+use core::panic::PanicInfo;
+use kiln::error::Result;
+use kiln::{Aligned, Image, Session};
+use semihosting::Line;
+
+// The entry may own a static: the runtime's macro hands it out as a `&mut`, once.
+#[cortex_m_rt::entry]
+fn main() -> ! {
+    static mut MEMORY: Aligned<[u8; model::ARENA]> = Aligned([0; model::ARENA]);
+    let outcome = infer(&mut MEMORY.0);
+    if let Err(error) = outcome {
+        Line::new().word("error").word(error.what).end();
+    }
+    Line::new().word("stack").number(stack::used()).end();
+    semihosting::exit(outcome.is_ok())
+}
+
+fn infer(arena: &mut [u8]) -> Result<()> {
+    let image = Image::new(&model::IMAGE.0)?;
+    let mut session = Session::new(&image, &model::OPS, arena)?;
+    session.input_bytes(0)?.copy_from_slice(&model::INPUT.0);
+    marks::region_begin();
+    let ran = session.run();
+    marks::region_end();
+    ran?;
+    session.output::<f32>(0)?.iter().fold(Line::new().word("output"), |line, &x| line.bits(x)).end();
+    Ok(())
+}
+
+/// Takes no notice of what the panic says: so its texts, and the code that would format them, are never linked.
+#[panic_handler]
+fn panic(_: &PanicInfo<'_>) -> ! {
+    Line::new().word("panic").end();
+    semihosting::exit(false)
+}
+
+#[cortex_m_rt::exception]
+unsafe fn HardFault(_: &cortex_m_rt::ExceptionFrame) -> ! {
+    Line::new().word("hard fault").end();
+    semihosting::exit(false)
+}
