@@ -69,3 +69,26 @@ fn bad_files_are_errors_that_name_them() {
     refused(&["compare", &rubbish, "--inputs", &npz, "--expected", &npz], &[&npz]);
     refused(&["bench", &rubbish, "--inputs", "nowhere.npz"], &["nowhere.npz"]);
 }
+
+#[test]
+fn an_open_size_is_given_or_named() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/text-lstm/model.onnx");
+    let bench = |more: &[&str]| kiln(&[&["bench", model, "--seconds", "0.01", "--json"], more].concat());
+    let arena = |output: &Output| {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["arena_bytes"].as_u64().unwrap()
+    };
+    let (open, given) = (bench(&[]), bench(&["--set", "seq=16"]));
+    assert!(arena(&given) > arena(&open));
+    assert!(text(&open.stderr).contains("\"ids\" is int64 1x?"), "{}", text(&open.stderr));
+    assert!(given.stderr.is_empty(), "{}", text(&given.stderr));
+    refused(&["run", model, "three words only", "--set", "seq=16"], &["1x16", "3 elements"]);
+}
+
+#[test]
+fn what_a_model_reads_is_said() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");
+    refused(&["run", model, "a text"], &["a text", "picture (PNG, JPEG, BMP, PNM)"]);
+    refused(&["run", model], &["--inputs", "\"image\""]);
+}

@@ -1,6 +1,6 @@
 //! `kiln bench`: how long a run takes.
 
-use super::engine::{Engine, Session};
+use super::engine::{Engine, Port, Session};
 use super::feed::{self, Inputs};
 use super::run::duration;
 use super::{Failure, IsaArgs, ModelArgs, Result, npz, progress};
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 /// Measure the time of one run
 #[derive(Args)]
 #[command(
-    after_help = "Timed is one run: from inputs in place to outputs in place. Without --inputs, made-up ones are used.\n\n\
+    after_help = "Timed is one run: from inputs in place to outputs in place. Without --inputs, made-up ones are used, and \
+    sizes that the model leaves open are 1.\n\n\
     Examples:\n  \
     kiln bench model.onnx\n  \
     kiln bench model.kiln --inputs in.npz --seconds 5 --json\n  \
@@ -61,7 +62,10 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
     let engine = Engine::open(&args.model, args.isa.isa)?;
     let inputs = match given {
         Some(inputs) => inputs,
-        None => feed::invent(engine.inputs())?,
+        None => {
+            say_sizes(engine.inputs());
+            feed::invent(engine.inputs())?
+        }
     };
     let mut session = engine.session(&inputs)?;
     let load = start.elapsed();
@@ -119,6 +123,13 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
         )?;
     }
     Ok(0)
+}
+
+/// Says which sizes are made up: the time of a run hangs on them.
+fn say_sizes(ports: &[Port]) {
+    for port in ports.iter().filter(|p| p.dims.contains(&None)) {
+        eprintln!("note: \"{}\" is {port}; what is open is measured as 1: --inputs or --set gives it another size", port.name);
+    }
 }
 
 /// Inputs are written anew for each run, which may use their memory; that is not timed.

@@ -6,6 +6,7 @@ use crate::exec::OwnedSession;
 use crate::kernels::Isa;
 use crate::model::{Compiled, Dim, Given, Model, Options};
 use crate::tensor::DType;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -48,8 +49,9 @@ impl Engine {
     /// Opens a model; `options` with the symbols of the command line.
     pub fn open_with(args: &ModelArgs, mut options: Options) -> Result<Engine> {
         options.symbols.extend(args.set.iter().map(|(symbol, n)| (symbol.clone(), *n as i64)));
+        let symbols = options.symbols.clone();
         let model = Model::open_with(&args.model, options)?;
-        let ports = |ports: &[crate::model::Port]| ports.iter().map(port).collect::<Result<Vec<_>>>();
+        let ports = |ports: &[crate::model::Port]| ports.iter().map(|p| port(p, &symbols)).collect::<Result<Vec<_>>>();
         let (inputs, outputs) = (ports(model.inputs())?, ports(model.outputs())?);
         Ok(Engine { model, inputs, outputs })
     }
@@ -91,13 +93,14 @@ impl Engine {
     }
 }
 
-fn port(port: &crate::model::Port) -> Result<Port> {
+/// A port as the file declares it, its symbols replaced where the command line gives them.
+fn port(port: &crate::model::Port, symbols: &BTreeMap<String, i64>) -> Result<Port> {
     let Some(dtype) = port.dtype else {
         return Err(Failure::new(format!("the tensor \"{}\" is of an element type that is not supported", port.name)));
     };
     let size = |d: &Dim| match d {
         Dim::Fixed(n) => Some(*n),
-        Dim::Symbol(_) => None,
+        Dim::Symbol(name) => symbols.get(name).and_then(|&n| usize::try_from(n).ok()),
     };
     let dims = port.dims.as_ref().map(|dims| dims.iter().map(size).collect());
     Ok(Port { name: port.name.clone(), dtype, any_rank: dims.is_none(), dims: dims.unwrap_or_default() })

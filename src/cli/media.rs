@@ -7,7 +7,9 @@ use std::path::Path;
 /// The pixels of a picture file (PNG, JPEG, BMP, PNM), turned to the size and channels that a model wants: row by row, the
 /// channels of a pixel side by side, in units of 0..255.
 pub fn pixels(path: &Path, want: &Picture) -> Result<Vec<u8>> {
-    let broken = |e: &dyn std::fmt::Display| Failure::new(format!("{}: {e}", path.display()));
+    let broken = |e: &dyn std::fmt::Display| {
+        Failure::new(format!("{}: {e}: the model wants the path of a picture (PNG, JPEG, BMP, PNM)", path.display()))
+    };
     let reader = image::ImageReader::open(path).map_err(|e| broken(&e))?;
     let picture = reader.with_guessed_format().map_err(|e| broken(&e))?.decode().map_err(|e| broken(&e))?;
     let (width, height) = (want.width as u32, want.height as u32);
@@ -24,7 +26,7 @@ pub fn pixels(path: &Path, want: &Picture) -> Result<Vec<u8>> {
 
 /// The samples of a WAV file, each -1..1; several channels become their mean.
 pub fn samples(path: &Path, want: &Sound) -> Result<Vec<f32>> {
-    let broken = |e: hound::Error| Failure::new(format!("{}: {e}", path.display()));
+    let broken = |e: hound::Error| Failure::new(format!("{}: {e}: the model wants the path of a sound (WAV)", path.display()));
     let mut reader = hound::WavReader::open(path).map_err(broken)?;
     let spec = reader.spec();
     if want.rate != 0 && spec.sample_rate != want.rate {

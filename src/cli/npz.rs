@@ -31,7 +31,8 @@ pub fn read_npy(path: &Path) -> Result<Array, ModelError> {
 pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, ModelError> {
     let file = File::open(path).map_err(|source| ModelError::File { path: path.into(), source })?;
     let format = |what: String| ModelError::Format { path: path.into(), what };
-    let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(|e| format(format!("not a .npz file: {e}")))?;
+    let mut archive = zip::ZipArchive::new(BufReader::new(file))
+        .map_err(|e| format(format!("not a .npz file, the archive that numpy.savez writes: {e}")))?;
     let mut arrays = Vec::new();
     for i in 0..archive.len() {
         let entry = archive.by_index(i).map_err(|e| format(format!("entry {i}: {e}")))?;

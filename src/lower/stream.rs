@@ -203,7 +203,7 @@ fn follow(net: &Net, node: &Node, t: &mut Track) -> Result<Vec<Time>, String> {
             }
             if window.before[i] != reach {
                 let ahead = reach as i64 - window.before[i] as i64;
-                return Err(format!("it is not causal: a step's result depends on {ahead} steps after it"));
+                return Err(format!("it is not causal: a step's result depends on {ahead} of the steps after it"));
             }
             if dims[..axis].iter().zip(0..).any(|(&d, a)| a + 1 != first && d != 1) {
                 return Err("it runs over several sequences, or steps are not its first axis".into());
