@@ -6,6 +6,7 @@ use super::wire::{put_bytes, put_varint};
 use super::*;
 use crate::graph::Op;
 use crate::program::Unary;
+use prost::Message;
 use tract_onnx::pb::{
     AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, tensor_shape_proto, type_proto,
 };
@@ -224,14 +225,30 @@ fn vectors_have_a_product() {
     assert_eq!(evaluate(&imported, &[1.0, 2.0, 3.0]), [321.0]);
 }
 
+/// A cell that has no native form, and of which tract would not heed the direction.
+fn reversed_cell() -> ModelProto {
+    let text = AttributeProto { name: "direction".into(), s: "reverse".into(), r#type: 3, ..Default::default() };
+    let cell = NodeProto { name: "backwards".into(), ..node("RNN", &["x", "w", "r"], &["y"], vec![text]) };
+    with(model(14, &[3, 1, 1], vec![cell]), vec![floats("w", &[1, 1, 1], &[0.5]), floats("r", &[1, 1, 1], &[0.1])])
+}
+
 #[test]
 fn a_cell_that_tract_would_run_forwards_is_not_left_to_it() {
-    let text = AttributeProto { name: "direction".into(), s: "reverse".into(), r#type: 3, ..Default::default() };
-    let nodes = vec![node("RNN", &["x", "w", "r"], &["y"], vec![text])];
-    let weights = vec![floats("w", &[1, 1, 1], &[0.5]), floats("r", &[1, 1, 1], &[0.1])];
-    let imported = built(with(model(14, &[3, 1, 1], nodes), weights)).unwrap();
+    let imported = built(reversed_cell()).unwrap();
     let recipe = imported.graph.nodes[0].recipe.unwrap();
     assert!(imported.externs.prepare(recipe).unwrap_err().to_string().contains("direction"));
+}
+
+#[test]
+fn what_nobody_can_evaluate_is_refused_when_a_session_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.onnx");
+    std::fs::write(&path, reversed_cell().encode_to_vec()).unwrap();
+    let error = crate::Model::open(&path).unwrap().session().unwrap_err();
+    assert!(matches!(&error, ModelError::Node { .. }), "{error:?}");
+    for part in ["backwards", "RNN", "direction"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::ModelError;
 use crate::exec::owned::OwnedImage;
 use crate::import::{self, Signature};
 use crate::plan::PlanError;
+use crate::program::{self, Extern, OpKind};
 use crate::tensor::DType;
 use crate::{lower, mapped, plan};
 use std::collections::BTreeMap;
@@ -118,6 +119,10 @@ impl Onnx {
         let imported = import::import(&self.path, &options)?;
         let maps = mapped::maps_of(&imported.graph);
         let lowered = lower::lower(imported.graph, &lower::Options { stream: self.options.stream })?;
+        // What the host can't evaluate either is refused now, not in the middle of a run.
+        for op in lowered.model.programs.iter().flat_map(|p| &p.ops).filter(|op| op.kind == OpKind::Extern) {
+            imported.externs.prepare(program::split::<Extern>(&op.attributes)?.0.index)?;
+        }
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
         let plan_options = plan::Options { alignment: self.options.alignment };
         let built = releasing(&maps, || plan::build(lowered.model, &plan_options, &mut |_| ())).map_err(|e| match e {
