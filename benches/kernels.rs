@@ -359,12 +359,8 @@ fn main() {
     let short = Criterion::default().sample_size(20);
     let short = short.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
     let mut c = short.configure_from_args();
-    let isa = Isa::detect();
+    let isa = std::env::var("KILN_ISA").map_or(Isa::detect(), |name| Isa::from_name(&name).expect("KILN_ISA"));
     println!("{}", isa.name());
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => all::<kiln::kernels::x86_64::avx2::Avx2>(&mut c),
-        _ => all::<kiln::kernels::portable::Scalar>(&mut c),
-    }
+    kiln::with_backend!(isa, B => all::<B>(&mut c), else unreachable!("detected instruction sets have kernels"));
     c.final_summary();
 }

@@ -95,9 +95,13 @@ struct ModelArgs {
 /// The path that kernels take.
 #[derive(Args)]
 struct IsaArgs {
-    /// Instruction set: scalar, portable16 or avx2 [default: the fastest of this CPU]
-    #[arg(long, value_parser = isa)]
+    #[arg(long, value_parser = isa, help = isa_help())]
     isa: Option<Isa>,
+}
+
+fn isa_help() -> String {
+    let here = Isa::ALL.into_iter().filter(|isa| isa.available()).map(Isa::name);
+    format!("Instruction set, of this CPU's {} [default: the fastest]", here.collect::<Vec<_>>().join(", "))
 }
 
 fn isa(name: &str) -> std::result::Result<Isa, String> {

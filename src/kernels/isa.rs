@@ -3,53 +3,120 @@
 use super::F32s;
 use crate::error::{Error, Kind, Result};
 
-/// An instruction set (or the path that stands for one) that kernels can run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isa {
+/// Defines [`Isa`] from one table: a doc, the variant, the name.
+macro_rules! isas {
+    ($($(#[$doc:meta])* $isa:ident $name:literal,)*) => {
+        /// An instruction set (or the path that stands for one) that kernels can run on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Isa {
+            $($(#[$doc])* $isa,)*
+        }
+
+        impl Isa {
+            /// All of them, whether or not this CPU or this build has them; of each architecture's, the best last.
+            pub const ALL: [Isa; [$($name),*].len()] = [$(Isa::$isa),*];
+
+            /// The name used on the command line and in reports.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => $name,)*
+                }
+            }
+
+            /// The instruction set of this name.
+            ///
+            /// # Errors
+            /// [`Kind::Isa`] for a name that is none of [`Isa::ALL`]'s.
+            pub fn from_name(name: &str) -> Result<Isa> {
+                let found = Isa::ALL.into_iter().find(|isa| isa.name() == name);
+                found.ok_or(Error::new(Kind::Isa, concat!("unknown instruction set, none of" $(, " ", $name)*)))
+            }
+        }
+    };
+}
+
+isas! {
     /// One element at a time: the reference.
-    Scalar,
+    Scalar "scalar",
     /// A portable vector of 16 lanes, to test what wide vectors do; slow.
-    Portable16,
+    Portable16 "portable16",
+    /// What every x86-64 has: 4 lanes, no fused multiply-add.
+    Sse2 "sse2",
     /// AVX2 and FMA.
-    Avx2,
+    Avx2 "avx2",
+    /// AVX-512 F.
+    Avx512 "avx512",
+    /// NEON, of 64-bit Arm.
+    Neon "neon",
+}
+
+/// Evaluates `$run` with `$B` standing for the [`Backend`] of an instruction set, or `$none` where this build has no kernels for
+/// it: the one place that knows which type serves which set.
+#[macro_export]
+macro_rules! with_backend {
+    ($isa:expr, $B:ident => $run:expr, else $none:expr) => {
+        match $isa {
+            $crate::kernels::Isa::Scalar => {
+                type $B = $crate::kernels::portable::Scalar;
+                $run
+            }
+            $crate::kernels::Isa::Portable16 => {
+                type $B = $crate::kernels::portable::Portable16;
+                $run
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::Sse2 => {
+                type $B = $crate::kernels::x86_64::sse2::Sse2;
+                $run
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::Avx2 => {
+                type $B = $crate::kernels::x86_64::avx2::Avx2;
+                $run
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::Avx512 => {
+                type $B = $crate::kernels::x86_64::avx512::Avx512;
+                $run
+            }
+            #[cfg(target_arch = "aarch64")]
+            $crate::kernels::Isa::Neon => {
+                type $B = $crate::kernels::aarch64::neon::Neon;
+                $run
+            }
+            #[allow(unreachable_patterns)] // where the build has all of them
+            _ => $none,
+        }
+    };
+}
+
+/// Whether the CPU, or without std this build, has all of these features of an architecture.
+macro_rules! has {
+    ($arch:literal, $detected:ident $(, $feature:tt)*) => {{
+        #[cfg(all(target_arch = $arch, feature = "std"))]
+        let has = true $(&& std::arch::$detected!($feature))*;
+        #[cfg(not(all(target_arch = $arch, feature = "std")))]
+        let has = cfg!(all(target_arch = $arch $(, target_feature = $feature)*));
+        has
+    }};
 }
 
 impl Isa {
-    /// All of them, the best last.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Portable16, Isa::Avx2];
-
-    /// The name used on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Isa::Scalar => "scalar",
-            Isa::Portable16 => "portable16",
-            Isa::Avx2 => "avx2",
-        }
-    }
-
-    /// The instruction set of this name.
-    ///
-    /// # Errors
-    /// [`Kind::Isa`] for a name that is none of [`Isa::ALL`]'s.
-    pub fn from_name(name: &str) -> Result<Isa> {
-        let found = Isa::ALL.into_iter().find(|isa| isa.name() == name);
-        found.ok_or(Error::new(Kind::Isa, "unknown instruction set: it is scalar, portable16 or avx2"))
-    }
-
     /// Whether this CPU (on bare metal: this build) has it.
     pub fn available(self) -> bool {
         match self {
             Isa::Scalar | Isa::Portable16 => true,
-            #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::Avx2 => std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
-            #[cfg(not(all(target_arch = "x86_64", feature = "std")))]
-            Isa::Avx2 => cfg!(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma")),
+            Isa::Sse2 => cfg!(target_arch = "x86_64"),
+            Isa::Avx2 => has!("x86_64", is_x86_feature_detected, "avx2", "fma"),
+            Isa::Avx512 => has!("x86_64", is_x86_feature_detected, "avx512f", "avx2", "fma"),
+            Isa::Neon => has!("aarch64", is_aarch64_feature_detected, "neon"),
         }
     }
 
     /// The fastest one that is available.
     pub fn detect() -> Isa {
-        if Isa::Avx2.available() { Isa::Avx2 } else { Isa::Scalar }
+        let real = |isa: &Isa| isa.available() && *isa != Isa::Portable16;
+        Isa::ALL.into_iter().rev().find(real).unwrap_or(Isa::Scalar)
     }
 }
 

@@ -1,14 +1,16 @@
 //! Arithmetic on slices and numbers: no tensors, no shapes, no images.
 //!
 //! Every kernel is one algorithm, written once over a vector trait ([`F32s`]), and runs on each [`Backend`]: the scalar
-//! reference (one lane), a portable vector of 16 lanes (what AVX-512 will be; tests only), AVX2 with FMA. A kernel is a
-//! struct of its arguments that implements [`Kernel`]; [`Backend::launch`] runs it inside a function compiled for that
+//! reference (one lane), a portable vector of 16 lanes (what wide vectors do; tests only), and each instruction set's own. A
+//! kernel is a struct of its arguments that implements [`Kernel`]; [`Backend::launch`] runs it inside a function compiled for that
 //! instruction set. Everything a kernel calls is `#[inline(always)]`: code that is not inlined into that function would
 //! be compiled for the base instruction set, and run several times slower.
 //!
 //! Kernels take [`Src`] and [`Dst`], spans of memory that may overlap where a kernel's docs allow it (in place); a
 //! kernel asserts, once and before its loops, that its spans are as long as its sizes say.
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 pub mod conv;
 pub mod copy;
 pub mod depthwise;
@@ -40,17 +42,15 @@ pub use span::{Dst, Src};
 /// Calls a test that is generic over its [`Backend`] on each that this CPU has: `on_each_backend!(test(arguments))`.
 #[cfg(test)]
 macro_rules! on_each_backend {
-    ($test:ident($($argument:expr),*)) => {{
-        $test::<$crate::kernels::portable::Scalar>($($argument),*);
-        $test::<$crate::kernels::portable::Portable16>($($argument),*);
-        #[cfg(target_arch = "x86_64")]
-        if $crate::kernels::Isa::Avx2.available() {
-            $test::<$crate::kernels::x86_64::avx2::Avx2>($($argument),*);
+    ($test:ident($($argument:expr),*)) => {
+        for isa in $crate::kernels::Isa::ALL {
+            if isa.available() {
+                $crate::with_backend!(isa, B => $test::<B>($($argument),*), else unreachable!());
+            } else {
+                println!("skipped: no {}", isa.name());
+            }
         }
-        if !$crate::kernels::Isa::Avx2.available() {
-            println!("skipped: no avx2");
-        }
-    }};
+    };
 }
 #[cfg(test)]
 pub(crate) use on_each_backend;

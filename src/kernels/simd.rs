@@ -9,6 +9,9 @@ pub trait F32s: Copy + 'static {
     const LANES: usize;
     /// Vector registers that the instruction set has: tiles keep at most one less alive.
     const REGISTERS: usize;
+    /// Whether a product with one lane of a vector is one instruction: then a tile loads its left operand a vector of
+    /// depth at a time, instead of broadcasting every element.
+    const LANE_PRODUCTS: bool = false;
     /// What a comparison gives.
     type Mask: Copy;
 
@@ -62,9 +65,18 @@ pub trait F32s: Copy + 'static {
     fn div(self, b: Self) -> Self;
     /// `self * a + b`, rounded once where the hardware can.
     fn mul_add(self, a: Self, b: Self) -> Self;
-    /// `self < b ? self : b`: gives `b` if either is NaN (x86's rule).
+    /// `self * a[L] + b`, rounded like [`mul_add`](Self::mul_add); for vectors with [`Self::LANE_PRODUCTS`].
+    #[inline(always)]
+    fn mul_add_lane<const L: i32>(self, a: Self, b: Self) -> Self {
+        let mut lanes = [0f32; 16];
+        const { assert!(Self::LANES <= 16) };
+        // SAFETY: the buffer holds a vector.
+        unsafe { a.store(lanes.as_mut_ptr()) };
+        self.mul_add(Self::splat(lanes[L as usize]), b)
+    }
+    /// The smaller one. NaN where `b` is; where only `self` is, `b` or NaN.
     fn min(self, b: Self) -> Self;
-    /// `self > b ? self : b`: gives `b` if either is NaN (x86's rule).
+    /// The larger one. NaN where `b` is; where only `self` is, `b` or NaN.
     fn max(self, b: Self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;

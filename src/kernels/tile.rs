@@ -21,9 +21,10 @@ pub(super) const PANEL: usize = crate::program::PANEL as usize;
 
 /// The most rows that a tile of this vector has.
 pub(super) const fn max_rows<V: F32s>() -> usize {
-    match V::LANES {
-        1 => 4,
-        16 => 12,
+    match (V::LANES, V::REGISTERS) {
+        (1, _) => 4,
+        (4, _) => 5,
+        (16, _) => 12,
         _ => 6,
     }
 }
@@ -92,22 +93,28 @@ impl Kernel for RowBlock<'_, '_> {
         debug_assert!(self.rows >= 1 && self.rows <= max_rows::<V>());
         // SAFETY: `new` was promised that all pointers are valid; each arm takes the rows that there are.
         unsafe {
-            match V::LANES {
-                1 => match self.rows {
+            match (V::LANES, V::REGISTERS) {
+                (1, _) => match self.rows {
                     1 => few::<V, 1, 16, 4, 2, 1>(&self),
                     2 => few::<V, 2, 8, 4, 2, 1>(&self),
                     3 => few::<V, 3, 4, 4, 2, 1>(&self),
                     _ => many::<V, 4, 4, 2>(&self),
                 },
-                4 => match self.rows {
+                (4, 16) => match self.rows {
+                    1 => few::<V, 1, 8, 4, 2, 2>(&self),
+                    2 => few::<V, 2, 4, 2, 1, 2>(&self),
+                    3 => few::<V, 3, 2, 2, 1, 2>(&self),
+                    4 => many::<V, 4, 2, 1>(&self),
+                    _ => many::<V, 5, 2, 1>(&self),
+                },
+                (4, _) => match self.rows {
                     1 => few::<V, 1, 16, 4, 2, 4>(&self),
                     2 => few::<V, 2, 8, 4, 2, 2>(&self),
                     3 => few::<V, 3, 4, 4, 2, 2>(&self),
                     4 => many::<V, 4, 4, 2>(&self),
-                    5 => many::<V, 5, 4, 2>(&self),
-                    _ => many::<V, 6, 4, 2>(&self),
+                    _ => many::<V, 5, 4, 2>(&self),
                 },
-                8 => match self.rows {
+                (8, _) => match self.rows {
                     1 => few::<V, 1, 8, 2, 1, 4>(&self),
                     2 => few::<V, 2, 4, 2, 1, 2>(&self),
                     3 => few::<V, 3, 2, 2, 1, 2>(&self),
@@ -236,6 +243,24 @@ unsafe fn accumulate<V: F32s, const R: usize, const W: usize, const D: usize>(
 ) {
     let mut i = 0;
     let mut b = b;
+    if V::LANE_PRODUCTS && V::LANES == 4 && D == 1 {
+        while i + 4 <= depth {
+            let mut x = [V::splat(0.0); R];
+            for (x, a) in x.iter_mut().zip(a) {
+                // SAFETY: `i + 4` elements of the row are within the depth.
+                *x = unsafe { V::load(a.add(i)) };
+            }
+            // SAFETY: as promised to `RowBlock::new`.
+            unsafe {
+                lane_step::<V, R, W, 0>(&mut acc[0], &x, b, panel);
+                lane_step::<V, R, W, 1>(&mut acc[0], &x, b.wrapping_add(step), panel);
+                lane_step::<V, R, W, 2>(&mut acc[0], &x, b.wrapping_add(2 * step), panel);
+                lane_step::<V, R, W, 3>(&mut acc[0], &x, b.wrapping_add(3 * step), panel);
+            }
+            b = b.wrapping_add(4 * step);
+            i += 4;
+        }
+    }
     if D > 1 {
         while i + D <= depth {
             for part in acc.iter_mut() {
@@ -251,6 +276,24 @@ unsafe fn accumulate<V: F32s, const R: usize, const W: usize, const D: usize>(
         unsafe { depth_step(&mut acc[0], a, i, b, panel) };
         b = b.wrapping_add(step);
         i += 1;
+    }
+}
+
+/// One step of the depth, that of lane L of the rows' vectors.
+#[inline(always)]
+unsafe fn lane_step<V: F32s, const R: usize, const W: usize, const L: i32>(
+    acc: &mut [[V; W]; R],
+    a: &[V; R],
+    b: *const f32,
+    panel: usize,
+) {
+    for w in 0..W {
+        let at = w * V::LANES;
+        // SAFETY: as promised to `RowBlock::new`.
+        let b = unsafe { V::load(b.add(at / PANEL * panel + at % PANEL)) };
+        for r in 0..R {
+            acc[r][w] = b.mul_add_lane::<L>(a[r], acc[r][w]);
+        }
     }
 }
 

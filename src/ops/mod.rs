@@ -59,23 +59,10 @@ pub fn set(isa: Isa) -> Result<&'static [Entry]> {
     if !isa.available() {
         return Err(Error::new(Kind::Isa, "this CPU does not have the instruction set that was asked for"));
     }
-    match isa {
-        Isa::Scalar => {
-            static SET: [Entry; KINDS] = all::<crate::kernels::portable::Scalar>();
-            Ok(&SET)
-        }
-        Isa::Portable16 => {
-            static SET: [Entry; KINDS] = all::<crate::kernels::portable::Portable16>();
-            Ok(&SET)
-        }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            static SET: [Entry; KINDS] = all::<crate::kernels::x86_64::avx2::Avx2>();
-            Ok(&SET)
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 => Err(Error::new(Kind::Isa, "this build has no AVX2 kernels")),
-    }
+    crate::with_backend!(isa, B => {
+        static SET: [Entry; KINDS] = all::<B>();
+        Ok(&SET)
+    }, else Err(Error::new(Kind::Isa, "this build has no kernels for the instruction set that was asked for")))
 }
 
 /// One op of a program, as an evaluator sees it.

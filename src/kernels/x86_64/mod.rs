@@ -1,2 +1,4 @@
 //! x86-64 instruction sets.
 pub mod avx2;
+pub mod avx512;
+pub mod sse2;

@@ -1,0 +1,2 @@
+//! 64-bit Arm instruction sets.
+pub mod neon;
