@@ -148,7 +148,7 @@
 //!
 //! # What is not there
 //!
-//! Int8 arithmetic (quantised nodes run on the host), AVX-512 and Arm kernels (firmware runs the portable ones), more than one
+//! Int8 arithmetic (quantised nodes run on the host), NEON on 32-bit Arm, a run of the AVX-512 kernels on such a CPU, more than one
 //! thread, the C functions, images with several entry points (the format has them, nothing writes more than one), outputs whose
 //! length depends on data, budgets and golden inputs in an image. A run can be cut between ops ([`Session::run_ops`]), not
 //! inside one.
