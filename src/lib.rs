@@ -103,7 +103,7 @@
 //!
 //! [`program`] is the one vocabulary between them: op records, which `lower` writes, `plan` places, [`image`] stores and
 //! [`ops`] run. [`frontend`] stands between the world and tensors: texts, pictures, sounds, labels. `model` opens files of
-//! either kind on a host, `cli` is the command. [`tensor`] and [`error`] serve all.
+//! either kind on a host, `cli` is the command, `capi` the C functions. [`tensor`] and [`error`] serve all.
 //!
 //! # Rings
 //!
@@ -116,6 +116,7 @@
 //! | `std` | `graph`, `lower`, `model`, memory maps, detection of the CPU | use files |
 //! | `onnx` | `import` | use tract |
 //! | `cli` (default) | the command | |
+//! | `capi` | beside any of these: the C functions of the core | as the others |
 //!
 //! # Formats
 //!
@@ -159,6 +160,8 @@
 extern crate alloc;
 
 pub mod aligned;
+#[cfg(any(test, feature = "capi"))]
+pub mod capi;
 pub mod error;
 pub mod exec;
 pub mod frontend;

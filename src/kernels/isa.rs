@@ -90,8 +90,18 @@ macro_rules! with_backend {
     };
 }
 
-/// Whether the CPU, or without std this build, has all of these features of an architecture.
+/// Whether the CPU has all of these features of an architecture. Where neither std nor an instruction can tell (only x86-64
+/// has one for programs), what counts is what the build takes for granted.
 macro_rules! has {
+    ("x86_64", $detected:ident $(, $feature:tt)*) => {{
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        let has = true $(&& std::arch::$detected!($feature))*;
+        #[cfg(all(target_arch = "x86_64", not(feature = "std")))]
+        let has = true $(&& core_detect::$detected!($feature))*;
+        #[cfg(not(target_arch = "x86_64"))]
+        let has = false;
+        has
+    }};
     ($arch:literal, $detected:ident $(, $feature:tt)*) => {{
         #[cfg(all(target_arch = $arch, feature = "std"))]
         let has = true $(&& std::arch::$detected!($feature))*;
