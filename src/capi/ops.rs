@@ -69,7 +69,13 @@ pub unsafe extern "C" fn kiln_ops_all(ops: *mut kiln_ops) -> kiln_status {
 type Base = crate::kernels::x86_64::sse2::Sse2;
 #[cfg(target_arch = "aarch64")]
 type Base = crate::kernels::aarch64::neon::Neon;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+type Base = crate::kernels::cortex_m::CortexMF;
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_os = "none", target_abi = "eabihf")
+)))]
 type Base = crate::kernels::portable::Scalar;
 
 /// Matrix products.

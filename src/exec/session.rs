@@ -37,6 +37,9 @@ impl Key for &str {
     }
 }
 
+/// A kind's scratch bytes and evaluator, if the op set has it.
+type Evaluator = Option<(fn(&[u8]) -> Result<u64>, Eval)>;
+
 /// A program of an image, an arena, an op set: ready to run.
 ///
 /// Write every input, [`run`](Session::run), read outputs. A run consumes its inputs (their memory is used again), so each
@@ -45,7 +48,7 @@ pub struct Session<'a> {
     program: Program<'a>,
     arena: *mut u8,
     /// By the kind's number minus 1.
-    evaluators: [Eval; OpKind::ALL.len()],
+    evaluators: [Evaluator; OpKind::ALL.len()],
     host: Host<'a>,
     /// Scratch memory beside the arena's, if the host gave some.
     scratch: Option<(*mut u8, usize)>,
@@ -61,10 +64,6 @@ pub struct Session<'a> {
 
 // SAFETY: the pointers stand for `&mut [u8]`s that the session has exclusively; all else in it is Send.
 unsafe impl Send for Session<'_> {}
-
-fn missing(_: &Context<'_>, _: &Op<'_>) -> Result<()> {
-    Err(Error::new(Kind::MissingOp, "the op set lacks an op of the program"))
-}
 
 impl<'a> Session<'a> {
     /// A session of the image's first program; its state is zero.
@@ -82,6 +81,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// As [`Session::new`].
+    #[inline(never)] // a device has little stack: what this needs of it is not needed when it runs
     pub fn of(program: Program<'a>, set: &[Entry], arena: &'a mut [u8], host: Host<'a>) -> Result<Session<'a>> {
         if arena.len() < program.arena_bytes() {
             return Err(Error::new(Kind::ArenaTooSmall, "the arena is smaller than the program's arena bytes"));
@@ -89,14 +89,12 @@ impl<'a> Session<'a> {
         if !(arena.as_ptr() as usize).is_multiple_of(program.alignment()) {
             return Err(Error::new(Kind::Alignment, "the arena does not lie in memory as aligned as the image asks"));
         }
-        let mut evaluators: [Eval; OpKind::ALL.len()] = [missing; OpKind::ALL.len()];
-        let mut known = [false; OpKind::ALL.len()];
+        let mut evaluators = [None; OpKind::ALL.len()];
         for entry in set {
-            evaluators[entry.kind as usize - 1] = entry.eval;
-            known[entry.kind as usize - 1] = true;
+            evaluators[entry.kind as usize - 1] = Some((entry.rules.scratch, entry.eval));
         }
         for (i, op) in program.ops().enumerate() {
-            if !known[op.kind as usize - 1] {
+            if evaluators[op.kind as usize - 1].is_none() {
                 return missing_at(i);
             }
             if op.kind == OpKind::Extern && host.externs.is_none() {
@@ -275,7 +273,8 @@ impl<'a> Session<'a> {
     #[inline]
     fn evaluate(&mut self, op: &Op<'_>, scratch_at: u32) -> Result<()> {
         let arena_bytes = self.program.arena_bytes();
-        let needed = crate::program::scratch(op.kind, op.attributes)? as usize;
+        let Some((scratch, eval)) = self.evaluators[op.kind as usize - 1] else { return missing_at(op.index as usize) };
+        let needed = scratch(op.attributes)? as usize;
         let (scratch, len) = match self.scratch {
             Some((scratch, len)) if len >= needed => (scratch, len),
             // SAFETY: a checked op's scratch memory lies inside the arena.
@@ -294,7 +293,6 @@ impl<'a> Session<'a> {
                 self.host.externs,
             )
         };
-        let eval = self.evaluators[op.kind as usize - 1];
         eval(&context, op)
     }
 

@@ -9,9 +9,9 @@
 //! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands.
 
 use super::layout::*;
-use super::{Image, Ops, string};
+use super::{Image, OpView, Ops, string};
 use crate::error::{Error, Kind, Result, Where};
-use crate::program::{self, NONE, Operand, Operands, SLACK};
+use crate::program::{NONE, OpKind, Operand, Operands, Rules, SLACK};
 use crate::tensor::{DType, MAX_RANK};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -86,8 +86,11 @@ fn table<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Result<&[T]> {
     <[T]>::ref_from_bytes(bytes).or(bad("a table of the image is cut short"))
 }
 
+/// The rules of a kind of op, unless an image must not have such ops.
+pub(super) type RulesOf<'r> = &'r dyn Fn(OpKind) -> Option<Rules>;
+
 /// All that the sections hold.
-pub(super) fn programs(image: &Image<'_>) -> Result<()> {
+pub(super) fn programs(image: &Image<'_>, rules: RulesOf<'_>) -> Result<()> {
     let text = |offset: u32, what| match string(image.strings, offset) {
         Some(_) if offset.is_multiple_of(4) => Ok(()),
         _ => bad(what),
@@ -104,7 +107,7 @@ pub(super) fn programs(image: &Image<'_>) -> Result<()> {
     }
     for record in image.programs {
         text(record.name, "a program's name is not a string")?;
-        program(image, record)?;
+        program(image, record, rules)?;
     }
     Ok(())
 }
@@ -113,7 +116,7 @@ fn part<T>(all: &[T], from: u32, n: u32) -> Option<&[T]> {
     all.get(from as usize..(from as usize).checked_add(n as usize)?)
 }
 
-fn program(image: &Image<'_>, record: &ProgramRecord) -> Result<()> {
+fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Result<()> {
     let Some(tensors) = part(image.tensors, record.first_tensor, record.tensors) else {
         return bad("a program's tensors are not in the table");
     };
@@ -146,7 +149,7 @@ fn program(image: &Image<'_>, record: &ProgramRecord) -> Result<()> {
     }
     let mut rest = Ops::of(ops);
     for i in 0..record.ops {
-        op(record, tensors, image.header.alignment, &mut rest).map_err(|e| e.at(Where::Op(i)))?;
+        op(record, tensors, image.header.alignment, &mut rest, rules).map_err(|e| e.at(Where::Op(i)))?;
     }
     if !rest.rest().is_empty() {
         return bad_at(image.header.sections[3].offset as usize, "bytes follow a program's last op");
@@ -191,17 +194,12 @@ fn tensor(image: &Image<'_>, record: &ProgramRecord, t: &TensorRecord) -> Result
     Ok(())
 }
 
-fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mut Ops<'_>) -> Result<()> {
-    let Some(op) = ops.next() else {
-        return bad("an op is cut short or of an unknown kind");
-    };
-    if !op.attributes.len().is_multiple_of(4) {
-        return bad("an op's attributes are not whole words");
-    }
-    let mut operands = [None; MAX_OPERANDS];
-    if op.inputs.len() + op.outputs.len() > MAX_OPERANDS {
-        return bad("an op has too many operands");
-    }
+const FEW: usize = 8;
+
+/// An op's operands, at most N, exist and are what its rules ask for.
+#[inline(never)]
+fn operands<const N: usize>(op: &OpView<'_>, tensors: &[TensorRecord], rules: Rules) -> Result<()> {
+    let mut operands = [None; N];
     for (slot, &number) in operands.iter_mut().zip(op.inputs.iter().chain(op.outputs)) {
         *slot = match tensors.get(number as usize) {
             Some(t) => Some(Operand { dtype: t.dtype(), bytes: t.bytes as u64 }),
@@ -209,13 +207,30 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
             None => return bad("an op's operand is none of the program's tensors"),
         };
     }
+    let (inputs, outputs) = operands.split_at(op.inputs.len());
+    (rules.check)(op.attributes, &Operands { inputs, outputs: &outputs[..op.outputs.len()] })
+}
+
+fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mut Ops<'_>, rules: RulesOf<'_>) -> Result<()> {
+    let Some(op) = ops.next() else {
+        return bad("an op is cut short or of an unknown kind");
+    };
+    if !op.attributes.len().is_multiple_of(4) {
+        return bad("an op's attributes are not whole words");
+    }
+    let Some(rules) = rules(op.kind) else {
+        return Err(Error::new(Kind::MissingOp, "the op set lacks an op of the image"));
+    };
+    // Most ops have few operands, and a device little stack.
+    match op.inputs.len() + op.outputs.len() {
+        0..=FEW => operands::<FEW>(&op, tensors, rules)?,
+        ..=MAX_OPERANDS => operands::<MAX_OPERANDS>(&op, tensors, rules)?,
+        _ => return bad("an op has too many operands"),
+    }
     if op.outputs.iter().any(|&t| t != NONE && tensors[t as usize].place != Place::Arena as u8) {
         return bad("an op writes into the weights");
     }
-    let (inputs, outputs) = operands.split_at(op.inputs.len());
-    program::check(op.kind, op.attributes, &Operands { inputs, outputs: &outputs[..op.outputs.len()] })?;
-
-    let scratch = program::scratch(op.kind, op.attributes)?;
+    let scratch = (rules.scratch)(op.attributes)?;
     if scratch == 0 {
         return Ok(());
     }

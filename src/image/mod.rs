@@ -38,15 +38,20 @@
 compile_error!("an image is little-endian and used in place: big-endian targets are not supported");
 
 mod check;
+mod hash;
 pub mod layout;
 #[cfg(feature = "alloc")]
 pub mod write;
 
 use crate::error::{Error, Kind, Result};
-use crate::program::OpKind;
+use crate::program::{OpKind, Rules};
 use crate::tensor::DType;
+use hash::hash;
 use layout::{Header, OpRecord, ProgramRecord, TensorRecord};
 use zerocopy::FromBytes;
+
+/// The rules of all kinds of ops.
+const ALL: check::RulesOf<'static> = &|kind| Some(Rules::of_kind(kind));
 
 /// A checked image.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +72,13 @@ impl<'a> Image<'a> {
     /// # Errors
     /// [`Kind::BadImage`] for anything wrong or damaged, [`Kind::Version`], [`Kind::Alignment`].
     pub fn new(bytes: &'a [u8]) -> Result<Image<'a>> {
-        let image = Self::without_weights_hash(bytes)?;
+        Self::with_rules(bytes, ALL)
+    }
+
+    /// As [`Image::new`], by these rules. Not inlined: a device has little stack, and what this needs is not needed when it runs.
+    #[inline(never)]
+    pub(crate) fn with_rules(bytes: &'a [u8], rules: check::RulesOf<'_>) -> Result<Image<'a>> {
+        let image = Self::structure(bytes, rules)?;
         if halves(hash(image.weights)) != image.header.weights_hash {
             return Err(Error::new(Kind::BadImage, "the image's weights are damaged: their checksum is another"));
         }
@@ -80,12 +91,16 @@ impl<'a> Image<'a> {
     /// # Errors
     /// As [`Image::new`].
     pub fn without_weights_hash(bytes: &'a [u8]) -> Result<Image<'a>> {
+        Self::structure(bytes, ALL)
+    }
+
+    fn structure(bytes: &'a [u8], rules: check::RulesOf<'_>) -> Result<Image<'a>> {
         let image = Self::sections(bytes)?;
         let hashed = &bytes[layout::HASHED_FROM..image.weights_start()];
         if halves(hash(hashed)) != image.header.structure_hash {
             return Err(Error::new(Kind::BadImage, "the image is damaged: its checksum is another"));
         }
-        check::programs(&image)?;
+        check::programs(&image, rules)?;
         Ok(image)
     }
 
@@ -93,7 +108,7 @@ impl<'a> Image<'a> {
     #[cfg(feature = "alloc")]
     pub(crate) fn without_hashes(bytes: &'a [u8]) -> Result<Image<'a>> {
         let image = Self::sections(bytes)?;
-        check::programs(&image)?;
+        check::programs(&image, ALL)?;
         Ok(image)
     }
 
@@ -335,11 +350,6 @@ impl<'a> Iterator for Ops<'a> {
 fn string(strings: &[u8], offset: u32) -> Option<&str> {
     let (len, text) = u32::ref_from_prefix(strings.get(offset as usize..)?).ok()?;
     core::str::from_utf8(text.get(..*len as usize)?).ok()
-}
-
-/// XXH64 with seed 0.
-fn hash(bytes: &[u8]) -> u64 {
-    twox_hash::XxHash64::oneshot(0, bytes)
 }
 
 /// Low and high half.

@@ -4,19 +4,22 @@
 //! ("indirection"), leading to the input pixel or, outside the map, to a row of zeros; it serves all panels of weights.
 //! 96-99 % of the FMA peak from 16 channels on, better than im2col and no worse than a padded copy of the map.
 //!
-//! With few channels a tap is too short a run of the depth. Where the pixels of a window's row lie side by side, the row is
-//! one segment instead (7 x 3 = 21 elements of a first layer); pixels whose window crosses the border are gathered into
-//! scratch. The same gathering serves windows of so many taps that the table would not fit.
+//! Where the pixels of a window's row lie side by side, the row is one segment instead, and rows of taps that are outside
+//! for a whole tile are left out. With few channels a tap is too short a run of the depth: then pixels whose window crosses
+//! the border at the side are gathered into scratch (and a first layer's segments have 7 x 3 = 21 elements). The same
+//! gathering serves windows of so many taps that the table would not fit.
 #![allow(unsafe_code)]
 
 use super::epilogue::{self, Epilogue, Target};
 use super::gemm::{MOST_ROWS, Product, Right, SMALL};
-use super::tile::{PANEL, Panels, RowBlock, balanced, max_columns, max_rows};
+use super::pool::inside;
+use super::tile::{PANEL, Panels, RowBlock, balanced, max_columns};
 use super::{Backend, Dst, Src};
 use crate::program::Conv;
+use core::ops::Range;
 
-/// Pointers in the table on the stack: [`Conv::TAPS`] taps of the largest tile.
-const TABLE: usize = Conv::TAPS as usize * if cfg!(target_pointer_width = "64") { MOST_ROWS } else { 4 };
+/// Pointers in the table on the stack: [`Conv::TAPS`] taps of the largest tile, or, where the stack is small, of one row.
+const TABLE: usize = Conv::TAPS as usize * if cfg!(target_pointer_width = "64") { MOST_ROWS } else { 1 };
 
 /// Computes the convolution of a record that has passed its check.
 ///
@@ -69,7 +72,6 @@ fn one_group<B: Backend>(
     let pixels = g.batch as usize * g.out_h as usize * g.out_w as usize;
     let (depth, columns) = (g.depth() as usize, (g.out_c / g.groups) as usize);
     let row = g.out_pitch as usize;
-    let panels = Panels { pointer: w.pointer(), step: PANEL, panel: PANEL * depth };
     let whole = Target {
         epilogue: e,
         finish: epilogue::finish::<B>,
@@ -80,54 +82,103 @@ fn one_group<B: Backend>(
     let gathers = g.gathers();
     let runs = g.rows_are_runs() && g.kernel_h as usize <= TABLE;
     let zeros = if gathers { scratch.src() } else { map.zeros(scratch) };
-    let segments = match depth {
-        0 => (0, 0),
-        _ if !gathers => ((g.kernel_h * g.kernel_w) as usize, (g.in_c / g.groups) as usize),
-        _ if runs => (g.kernel_h as usize, depth / g.kernel_h as usize),
-        _ => (1, depth),
+    // Pointers for a pixel, at the most.
+    let pointers = match (gathers, runs) {
+        (false, _) => (g.kernel_h * g.kernel_w) as usize,
+        (true, true) => g.kernel_h as usize,
+        (true, false) => 1,
     };
-    let most = max_rows::<B::F>();
-    let most = if gathers { most.min(Conv::GATHERED as usize) } else { most };
-    // A window row as a segment may be as many as rows of the kernel: then the table limits the tile.
-    let most = most.min(TABLE / segments.0.max(1)).max(1);
+    let most = if gathers { B::ROWS.min(Conv::GATHERED as usize) } else { B::ROWS };
+    let most = most.min(TABLE / pointers).max(1);
+    let row_depth = depth / g.kernel_h as usize;
     let mut table = [core::ptr::null(); TABLE];
+    // Fills the table; gives it, the tile's segments, and how many elements of the depth come before them.
     let mut fill = |(first, rows): (usize, usize)| {
-        let mut place = map.place(first);
-        for r in 0..if depth == 0 { 0 } else { rows } {
-            let window = map.window(place, channel);
-            place = map.next(place);
-            if !gathers {
-                window.taps(zeros, &mut table[r..], rows);
-            } else if runs && window.is_inside() {
-                window.runs(&mut table[r..], rows);
-            } else {
+        if depth == 0 {
+            return (table.as_ptr(), (0, 0), 0);
+        }
+        if gathers && !runs {
+            let mut place = map.place(first);
+            for (r, entry) in table.iter_mut().enumerate().take(rows) {
                 let slot = scratch.from(r * depth);
-                window.gather(slot);
-                for s in 0..segments.0 {
-                    table[s * rows + r] = slot.from(s * segments.1).pointer().cast_const();
+                map.window(place, channel).gather(slot);
+                *entry = slot.pointer().cast_const();
+                place = map.next(place);
+            }
+            return (table.as_ptr(), (1, depth), 0);
+        }
+        let start = map.place(first);
+        // Most tiles lie inside: these cost one look at each window.
+        if runs {
+            let (mut place, mut r) = (start, 0);
+            while r < rows {
+                let window = map.window(place, channel);
+                if !window.is_whole() {
+                    break;
                 }
+                window.runs(0..g.kernel_h, &mut table[r..], rows);
+                place = map.next(place);
+                r += 1;
+            }
+            if r == rows {
+                return (table.as_ptr(), (g.kernel_h as usize, row_depth), 0);
             }
         }
-        table.as_ptr()
+        // Rows of taps that are outside for all pixels of the tile are left out.
+        let (mut taps, mut alike, mut place) = (map.window(start, channel).rows(), true, start);
+        for _ in 0..rows {
+            let window = map.window(place, channel);
+            let mine = window.rows();
+            alike &= mine == taps && window.is_inside_horizontally();
+            taps = (taps.0.min(mine.0), taps.1.max(mine.1));
+            place = map.next(place);
+        }
+        let taps = taps.0..taps.1;
+        let skipped = taps.start as usize * row_depth;
+        place = start;
+        for r in 0..rows {
+            let window = map.window(place, channel);
+            place = map.next(place);
+            if runs && (alike || (gathers && window.is_inside(taps.clone()))) {
+                window.runs(taps.clone(), &mut table[r..], rows);
+            } else if gathers {
+                let slot = scratch.from(r * depth);
+                window.gather(slot);
+                for (s, ky) in taps.clone().enumerate() {
+                    table[s * rows + r] = slot.from(ky as usize * row_depth).pointer().cast_const();
+                }
+            } else {
+                window.taps(taps.clone(), zeros, &mut table[r..], rows);
+            }
+        }
+        let height = taps.len();
+        let segments = if runs && (alike || gathers) {
+            (height, row_depth)
+        } else {
+            (height * g.kernel_w as usize, (g.in_c / g.groups) as usize)
+        };
+        (table.as_ptr(), segments, skipped)
     };
-    let block = |table: *const *const f32, (first, rows): (usize, usize), columns: (usize, usize), prefetch: bool| {
+    let mut block = |(first, rows): (usize, usize), columns: (usize, usize), prefetch: bool| {
+        let (table, segments, skipped) = fill((first, rows));
+        let panels = Panels { pointer: w.pointer().wrapping_add(skipped * PANEL), step: PANEL, panel: PANEL * depth };
         // SAFETY: the table was filled with pointers into the map, the zeros or scratch, each valid for a segment; weights,
         // output and epilogue hold all columns and pixels, as `conv` asserted.
         unsafe {
             let target = whole.from(first * row);
-            B::launch(RowBlock::new(rows, table, segments, panels, columns, &target, prefetch));
+            B::row_block(RowBlock::new(rows, table, segments, panels, columns, &target, prefetch));
         }
     };
     let small = 4 * columns * depth <= SMALL;
     if small || pixels <= most {
         for tile in balanced(pixels, most) {
-            block(fill(tile), tile, (0, columns), !small);
+            block(tile, (0, columns), !small);
         }
     } else {
         let step = max_columns::<B::F>();
         for column in (0..columns).step_by(step) {
             for tile in balanced(pixels, most) {
-                block(fill(tile), tile, (column, columns.min(column + step)), tile.0 == 0);
+                block(tile, (column, columns.min(column + step)), tile.0 == 0);
             }
         }
     }
@@ -197,12 +248,31 @@ struct Window<'m> {
 }
 
 impl Window<'_> {
-    /// Whether all taps lie inside the map.
-    fn is_inside(&self) -> bool {
+    /// The rows of taps that lie inside the map: first and end; the latter is 0 if there are none.
+    fn rows(&self) -> (u32, u32) {
         let g = self.map.g;
-        let last_y = self.y + ((g.kernel_h - 1) * g.dilation_h) as i32;
-        let last_x = self.x + ((g.kernel_w - 1) * g.dilation_w) as i32;
-        self.y >= 0 && self.x >= 0 && last_y < g.in_h as i32 && last_x < g.in_w as i32
+        match inside(self.y, g.kernel_h, g.dilation_h, g.in_h) {
+            (_, 0) => (g.kernel_h, 0),
+            (first, count) => (first, first + count),
+        }
+    }
+
+    /// Whether all taps lie inside.
+    fn is_whole(&self) -> bool {
+        let g = self.map.g;
+        self.y >= 0 && self.y + ((g.kernel_h - 1) * g.dilation_h) as i32 <= g.in_h as i32 - 1 && self.is_inside_horizontally()
+    }
+
+    /// Whether all columns of taps lie inside.
+    fn is_inside_horizontally(&self) -> bool {
+        let g = self.map.g;
+        self.x >= 0 && self.x + ((g.kernel_w - 1) * g.dilation_w) as i32 <= g.in_w as i32 - 1
+    }
+
+    /// Whether all taps of these rows lie inside.
+    fn is_inside(&self, taps: Range<u32>) -> bool {
+        let (first, end) = self.rows();
+        first <= taps.start && taps.end <= end && self.is_inside_horizontally()
     }
 
     /// Where the pixel at these coordinates is; it need not exist.
@@ -212,23 +282,21 @@ impl Window<'_> {
         self.map.x.pointer().wrapping_add(self.start).wrapping_offset(offset)
     }
 
-    /// Writes a pointer for each tap, every `step` entries.
-    fn taps(&self, zeros: Src<'_, f32>, table: &mut [*const f32], step: usize) {
+    /// Writes a pointer for each tap of these rows, every `step` entries.
+    fn taps(&self, taps: Range<u32>, zeros: Src<'_, f32>, table: &mut [*const f32], step: usize) {
         let g = self.map.g;
         let mut entries = table.iter_mut().step_by(step);
-        if self.is_inside() {
-            let mut row = self.pixel(self.y, self.x);
-            for _ in 0..g.kernel_h {
-                let mut pixel = row;
+        if self.is_inside(taps.clone()) {
+            for ky in taps {
+                let mut pixel = self.pixel(self.y + (ky * g.dilation_h) as i32, self.x);
                 for entry in entries.by_ref().take(g.kernel_w as usize) {
                     *entry = pixel;
                     pixel = pixel.wrapping_add(g.dilation_w as usize * g.in_pitch as usize);
                 }
-                row = row.wrapping_add(g.dilation_h as usize * self.map.row);
             }
             return;
         }
-        for ky in 0..g.kernel_h {
+        for ky in taps {
             let y = self.y + (ky * g.dilation_h) as i32;
             let row_inside = (y as u32) < g.in_h;
             for (kx, entry) in (0..g.kernel_w).zip(&mut entries) {
@@ -239,9 +307,9 @@ impl Window<'_> {
         }
     }
 
-    /// Writes a pointer for each row of a window that lies inside.
-    fn runs(&self, table: &mut [*const f32], step: usize) {
-        for (ky, entry) in (0..self.map.g.kernel_h).zip(table.iter_mut().step_by(step)) {
+    /// Writes a pointer for each of these rows, which lie inside.
+    fn runs(&self, taps: Range<u32>, table: &mut [*const f32], step: usize) {
+        for (ky, entry) in taps.zip(table.iter_mut().step_by(step)) {
             *entry = self.pixel(self.y + (ky * self.map.g.dilation_h) as i32, self.x);
         }
     }
@@ -251,20 +319,28 @@ impl Window<'_> {
         let g = self.map.g;
         let channels = (g.in_c / g.groups) as usize;
         assert!(to.len() >= g.depth() as usize);
+        let row = g.kernel_w as usize * channels;
+        let (first, columns) = inside(self.x, g.kernel_w, g.dilation_w, g.in_w);
+        let left = first as usize * channels;
+        // Pixels side by side are copied at once.
+        let (pieces, piece) = if g.rows_are_runs() { (1, columns as usize * channels) } else { (columns, channels) };
         let mut to = to.pointer();
         for ky in 0..g.kernel_h {
             let y = self.y + (ky * g.dilation_h) as i32;
-            for kx in 0..g.kernel_w {
-                let x = self.x + (kx * g.dilation_w) as i32;
-                // SAFETY: the pixel lies inside the map, whose length was asserted; `to` has room for the depth.
-                unsafe {
-                    if (y as u32) < g.in_h && (x as u32) < g.in_w {
-                        to.copy_from_nonoverlapping(self.pixel(y, x), channels);
-                    } else {
-                        to.write_bytes(0, channels);
+            // SAFETY: these pixels lie inside the map, whose length was asserted; `to` has room for the depth.
+            unsafe {
+                let mut copied = 0;
+                if (y as u32) < g.in_h {
+                    to.write_bytes(0, left);
+                    copied = left;
+                    for i in 0..pieces {
+                        let x = self.x + ((first + i) * g.dilation_w) as i32;
+                        to.add(copied).copy_from_nonoverlapping(self.pixel(y, x), piece);
+                        copied += piece;
                     }
-                    to = to.add(channels);
                 }
+                to.add(copied).write_bytes(0, row - copied);
+                to = to.add(row);
             }
         }
     }

@@ -35,7 +35,7 @@ pub fn depthwise<B: Backend>(g: &Conv, x: Src<'_, f32>, w: Src<'_, f32>, y: Dst<
         residual: epilogue.residual.map_or(core::ptr::null(), |r| r.pointer()),
         row: g.out_pitch as usize,
     };
-    B::launch(Run { g, x: x.pointer(), w: w.pointer(), target });
+    B::depthwise(Run { g, x: x.pointer(), w: w.pointer(), target });
 }
 
 /// For a window of three columns side by side and a stride of 1 or 2: how many outputs from the one at `x` on make a tile, and
@@ -54,11 +54,12 @@ fn three(g: &Conv, x: i32, left: u32) -> Option<(u32, [bool; 2])> {
     None
 }
 
-struct Run<'m, 'e> {
-    g: &'m Conv,
-    x: *const f32,
-    w: *const f32,
-    target: Target<'e>,
+/// A depthwise convolution whose spans have been asserted to be long enough.
+pub struct Run<'m, 'e> {
+    pub(super) g: &'m Conv,
+    pub(super) x: *const f32,
+    pub(super) w: *const f32,
+    pub(super) target: Target<'e>,
 }
 
 impl Kernel for Run<'_, '_> {

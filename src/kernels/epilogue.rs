@@ -9,6 +9,7 @@
 
 use super::{Backend, F32s, Kernel, Src, math};
 use crate::program::Unary;
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 /// `y = act(alpha * product + bias[column] + residual)`, or with the residual added after the activation.
@@ -61,8 +62,9 @@ impl<'m> Epilogue<'m> {
         assert!(self.residual.is_none_or(|r| r.len() >= elements));
     }
 
-    const fn in_registers(&self) -> bool {
-        matches!(self.activation, Unary::Identity | Unary::Clip | Unary::HardSwish)
+    /// Whether all of it can be done in registers.
+    pub const fn in_registers(&self) -> bool {
+        self.activation.is_clamp()
     }
 }
 
@@ -109,19 +111,20 @@ pub(super) unsafe fn finish<B: Backend>(
     columns: usize,
     column: usize,
 ) {
-    B::launch(FinishTile { target, tile, stride, rows, columns, column });
+    B::launch(FinishTile::<B> { target, tile, stride, rows, columns, column, backend: PhantomData });
 }
 
-struct FinishTile<'t, 'e> {
+struct FinishTile<'t, 'e, B> {
     target: &'t Target<'e>,
     tile: *const f32,
     stride: usize,
     rows: usize,
     columns: usize,
     column: usize,
+    backend: PhantomData<B>,
 }
 
-impl Kernel for FinishTile<'_, '_> {
+impl<B: Backend> Kernel for FinishTile<'_, '_, B> {
     type Output = ();
     #[inline(always)]
     fn run<V: F32s>(self) {
@@ -146,7 +149,13 @@ impl Kernel for FinishTile<'_, '_> {
                     if e.residual.is_some() && !e.residual_after {
                         x = x.add(residual);
                     }
-                    x = math::unary(e.activation, e.p, x);
+                    x = match e.activation {
+                        Unary::Identity => x,
+                        Unary::Clip => clip(x, e.p),
+                        Unary::HardSwish => hard_swish(x, e.p),
+                        _ if B::CLAMPS => x,
+                        function => math::unary(function, e.p, x),
+                    };
                     if e.residual.is_some() && e.residual_after {
                         x = x.add(residual);
                     }

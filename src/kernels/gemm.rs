@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{self, Epilogue, Target};
-use super::tile::{PANEL, Panels, RowBlock, balanced, max_columns, max_rows};
+use super::tile::{PANEL, Panels, RowBlock, balanced, max_columns};
 use super::{Backend, Dst, Src};
 
 /// Bytes of weights that are walked anew for each tile of rows.
@@ -77,7 +77,7 @@ impl Product<'_> {
             row: c_row,
         };
         let small = 4 * n * k <= SMALL;
-        let most = max_rows::<B::F>();
+        let most = B::ROWS;
         let block = |(row, rows): (usize, usize), columns: (usize, usize), prefetch: bool| {
             let mut table = [core::ptr::null(); MOST_ROWS];
             for (r, pointer) in table.iter_mut().enumerate().take(rows) {
@@ -87,7 +87,7 @@ impl Product<'_> {
             // past its end by less than a panel, which is less than the slack.
             unsafe {
                 let target = whole.from(row * c_row);
-                B::launch(RowBlock::new(rows, table.as_ptr(), (1, k), panels, columns, &target, prefetch));
+                B::row_block(RowBlock::new(rows, table.as_ptr(), (1, k), panels, columns, &target, prefetch));
             }
         };
         if small || m <= most {

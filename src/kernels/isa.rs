@@ -1,7 +1,8 @@
 //! Instruction sets: their names, detection, and how a kernel is run on one.
 
-use super::F32s;
+use super::{F32s, depthwise, tile};
 use crate::error::{Error, Kind, Result};
+use core::marker::PhantomData;
 
 /// Defines [`Isa`] from one table: a doc, the variant, the name.
 macro_rules! isas {
@@ -48,6 +49,8 @@ isas! {
     Avx512 "avx512",
     /// NEON, of 64-bit Arm.
     Neon "neon",
+    /// The single-precision FPU of a Cortex-M.
+    CortexMF "cortex-mf",
 }
 
 /// Evaluates `$run` with `$B` standing for the [`Backend`] of an instruction set, or `$none` where this build has no kernels for
@@ -82,6 +85,11 @@ macro_rules! with_backend {
             #[cfg(target_arch = "aarch64")]
             $crate::kernels::Isa::Neon => {
                 type $B = $crate::kernels::aarch64::neon::Neon;
+                $run
+            }
+            #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+            $crate::kernels::Isa::CortexMF => {
+                type $B = $crate::kernels::cortex_m::CortexMF;
                 $run
             }
             #[allow(unreachable_patterns)] // where the build has all of them
@@ -120,6 +128,7 @@ impl Isa {
             Isa::Avx2 => has!("x86_64", is_x86_feature_detected, "avx2", "fma"),
             Isa::Avx512 => has!("x86_64", is_x86_feature_detected, "avx512f", "avx2", "fma"),
             Isa::Neon => has!("aarch64", is_aarch64_feature_detected, "neon"),
+            Isa::CortexMF => cfg!(all(target_arch = "arm", target_os = "none", target_abi = "eabihf")),
         }
     }
 
@@ -145,6 +154,39 @@ pub trait Backend: Copy + 'static {
     const ISA: Isa;
     /// Its vector of `f32`.
     type F: F32s;
+    /// Whether epilogues know no activations but [clamps](crate::program::Epilogue::is_clamp): see [`Clamps`].
+    const CLAMPS: bool = false;
+    /// The most rows that a tile of a product has.
+    const ROWS: usize = tile::max_rows::<Self::F>();
     /// Runs a kernel in a function compiled for the instruction set.
     fn launch<K: Kernel>(kernel: K) -> K::Output;
+    /// Computes a tile of a product: the microkernel, unless the instruction set has one of its own.
+    fn row_block(block: tile::RowBlock<'_, '_>) {
+        Self::launch(block);
+    }
+    /// Computes a depthwise convolution, likewise.
+    fn depthwise(run: depthwise::Run<'_, '_>) {
+        Self::launch(run);
+    }
+}
+
+/// A backend whose epilogues have no activations but [clamps](crate::program::Epilogue::is_clamp): an op with another is an
+/// error when it runs. For firmware whose image has no others, and that is not to carry `exp` and the like.
+#[derive(Clone, Copy, Debug)]
+pub struct Clamps<B>(PhantomData<B>);
+
+impl<B: Backend> Backend for Clamps<B> {
+    const ISA: Isa = B::ISA;
+    type F = B::F;
+    const CLAMPS: bool = true;
+    const ROWS: usize = B::ROWS;
+    fn launch<K: Kernel>(kernel: K) -> K::Output {
+        B::launch(kernel)
+    }
+    fn row_block(block: tile::RowBlock<'_, '_>) {
+        B::row_block(block);
+    }
+    fn depthwise(run: depthwise::Run<'_, '_>) {
+        B::depthwise(run);
+    }
 }

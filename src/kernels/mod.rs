@@ -4,7 +4,8 @@
 //! reference (one lane), a portable vector of 16 lanes (what wide vectors do; tests only), and each instruction set's own. A
 //! kernel is a struct of its arguments that implements [`Kernel`]; [`Backend::launch`] runs it inside a function compiled for that
 //! instruction set. Everything a kernel calls is `#[inline(always)]`: code that is not inlined into that function would
-//! be compiled for the base instruction set, and run several times slower.
+//! be compiled for the base instruction set, and run several times slower. Where no compiler does a tile justice, a backend
+//! has microkernels of its own ([`Backend::row_block`], [`Backend::depthwise`]): on a Cortex-M they are in assembler.
 //!
 //! Kernels take [`Src`] and [`Dst`], spans of memory that may overlap where a kernel's docs allow it (in place); a
 //! kernel asserts, once and before its loops, that its spans are as long as its sizes say.
@@ -13,6 +14,8 @@
 pub mod aarch64;
 pub mod conv;
 pub mod copy;
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+pub mod cortex_m;
 pub mod depthwise;
 pub mod epilogue;
 pub mod gemm;
@@ -35,7 +38,7 @@ pub mod winograd;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 
-pub use isa::{Backend, Isa, Kernel};
+pub use isa::{Backend, Clamps, Isa, Kernel};
 pub use simd::F32s;
 pub use span::{Dst, Src};
 

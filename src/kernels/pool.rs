@@ -22,10 +22,10 @@ pub fn pool<B: Backend>(g: &Pool, x: Src<'_, f32>, y: Dst<'_, f32>) {
     B::launch(Run { g, x, y });
 }
 
-/// The taps of a window along one axis that lie in `0..size`: first tap and number of taps.
+/// The taps of a window along one axis that lie in `0..size`: first tap, at most `taps`, and number of taps.
 pub(super) fn inside(start: i32, taps: u32, dilation: u32, size: u32) -> (u32, u32) {
     let below = (-start).max(0) as u32;
-    let first = below.div_ceil(dilation);
+    let first = below.div_ceil(dilation).min(taps);
     let room = (size as i32 - start).max(0) as u32;
     (first, room.div_ceil(dilation).min(taps).saturating_sub(first))
 }
@@ -76,7 +76,7 @@ impl Kernel for Run<'_> {
             // SAFETY: taps lie inside the map and the pixel inside the output, whose lengths were asserted; loads reach
             // past the map's end by less than a vector.
             unsafe {
-                while c + 4 * V::LANES <= channels {
+                while V::LANES > 1 && c + 4 * V::LANES <= channels {
                     window.run::<V, 4>(max, scale, c, 4 * V::LANES);
                     c += 4 * V::LANES;
                 }

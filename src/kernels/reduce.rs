@@ -239,7 +239,8 @@ impl Kernel for Softmax<'_> {
         unsafe {
             for o in 0..outer {
                 let (x, y) = (self.x.pointer().add(o * len * inner), self.y.pointer().add(o * len * inner));
-                if inner == 1 {
+                // One lane at a time the loop over columns does as well.
+                if inner == 1 && V::LANES > 1 {
                     softmax_row::<V>(x, y, len, self.log);
                     continue;
                 }

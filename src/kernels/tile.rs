@@ -53,27 +53,28 @@ pub(super) struct Panels {
 }
 
 /// One tile of rows times a range of columns.
-pub(super) struct RowBlock<'t, 'e> {
-    rows: usize,
-    table: *const *const f32,
-    segments: usize,
-    depth: usize,
-    b: Panels,
-    first: usize,
-    end: usize,
-    target: &'t Target<'e>,
+#[derive(Clone, Copy)]
+pub struct RowBlock<'t, 'e> {
+    pub(super) rows: usize,
+    pub(super) table: *const *const f32,
+    pub(super) segments: usize,
+    pub(super) depth: usize,
+    pub(super) b: Panels,
+    pub(super) first: usize,
+    pub(super) end: usize,
+    pub(super) target: &'t Target<'e>,
     prefetch: bool,
 }
 
 impl<'t, 'e> RowBlock<'t, 'e> {
-    /// `rows` rows (1 to [`max_rows`]) whose segments of `depth` elements are at `table[segment * rows + row]`, times the
+    /// `rows` rows (1 to [`Backend::ROWS`](super::Backend::ROWS)) whose segments of `depth` elements are at `table[segment * rows + row]`, times the
     /// columns `first..end` of `b`; `first` is a multiple of the panel. With `prefetch`, each panel is fetched into the
     /// second-level cache while the one before is worked on.
     ///
     /// # Safety
     /// The table's pointers, the panels' columns (rounded up to whole vectors) and the target's rows are valid for all of this.
     #[inline(always)]
-    pub unsafe fn new(
+    pub(super) unsafe fn new(
         rows: usize,
         table: *const *const f32,
         (segments, depth): (usize, usize),

@@ -11,11 +11,11 @@ use crate::kernels::gemm::{Product, Right};
 use crate::kernels::pack::{self, Strided};
 use crate::kernels::{Backend, reduce::Scores};
 use crate::program::attention::BLOCK;
-use crate::program::{Attention, OpKind, packed_len};
+use crate::program::{Attention, OpKind, Rules, packed_len};
 
 /// [`Attention`](OpKind::Attention).
 pub const fn entry<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Attention, eval: eval::<B> }
+    Entry { kind: OpKind::Attention, rules: Rules::of::<Attention>(), eval: eval::<B> }
 }
 
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {

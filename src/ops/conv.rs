@@ -7,16 +7,16 @@ use crate::error::Result;
 use crate::kernels::winograd;
 use crate::kernels::{Backend, conv, depthwise};
 use crate::program::conv::Depthwise;
-use crate::program::{Conv, OpKind};
+use crate::program::{Conv, OpKind, Rules};
 
 /// [`Conv`](OpKind::Conv).
 pub const fn entry<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Conv, eval: eval::<B> }
+    Entry { kind: OpKind::Conv, rules: Rules::of::<Conv>(), eval: eval::<B> }
 }
 
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (record, _) = op.record::<Conv>()?;
-    let epilogue = epilogue_of(context, op, &record.epilogue, 1.0)?;
+    let epilogue = epilogue_of::<B>(context, op, &record.epilogue, 1.0)?;
     let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
     // Devices have no derived weights, and firmware links no code for them.
     #[cfg(feature = "alloc")]
@@ -34,12 +34,12 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 
 /// [`Depthwise`](OpKind::Depthwise).
 pub const fn depthwise<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Depthwise, eval: eval_depthwise::<B> }
+    Entry { kind: OpKind::Depthwise, rules: Rules::of::<Depthwise>(), eval: eval_depthwise::<B> }
 }
 
 fn eval_depthwise<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (Depthwise(record), _) = op.record()?;
-    let epilogue = epilogue_of(context, op, &record.epilogue, 1.0)?;
+    let epilogue = epilogue_of::<B>(context, op, &record.epilogue, 1.0)?;
     let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
     depthwise::depthwise::<B>(record, x, w, y, epilogue);
     Ok(())

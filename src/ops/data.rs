@@ -3,12 +3,12 @@
 use super::{Context, Entry, Op};
 use crate::error::{Error, Kind, Result};
 use crate::kernels::copy;
-use crate::program::{Copy, Extern, Gather, OpKind};
+use crate::program::{Copy, Extern, Gather, OpKind, Rules};
 use crate::tensor::{DType, MAX_RANK};
 
 /// [`Copy`](OpKind::Copy).
 pub const fn copy() -> Entry {
-    Entry { kind: OpKind::Copy, eval: eval_copy }
+    Entry { kind: OpKind::Copy, rules: Rules::of::<Copy>(), eval: eval_copy }
 }
 
 fn eval_copy(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
@@ -29,7 +29,7 @@ fn eval_copy(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 
 /// [`Gather`](OpKind::Gather).
 pub const fn gather() -> Entry {
-    Entry { kind: OpKind::Gather, eval: eval_gather }
+    Entry { kind: OpKind::Gather, rules: Rules::of::<Gather>(), eval: eval_gather }
 }
 
 fn eval_gather(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
@@ -55,7 +55,7 @@ fn eval_gather(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 
 /// [`Extern`](OpKind::Extern).
 pub const fn external() -> Entry {
-    Entry { kind: OpKind::Extern, eval: eval_external }
+    Entry { kind: OpKind::Extern, rules: Rules::of::<Extern>(), eval: eval_external }
 }
 
 fn eval_external(context: &Context<'_>, op: &Op<'_>) -> Result<()> {

@@ -1,28 +1,28 @@
 //! Matrix products: batches, and operands that are packed when the op runs.
 
 use super::{Context, Entry, Op};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::gemm::{Product, Right};
 use crate::kernels::pack::{self, Strided};
 use crate::kernels::{Backend, Dst, Src};
-use crate::program::{Gemm, OpKind, packed_len};
+use crate::program::{Gemm, OpKind, Rules, packed_len};
 
 /// [`Gemm`](OpKind::Gemm).
 pub const fn entry<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Gemm, eval: eval::<B> }
+    Entry { kind: OpKind::Gemm, rules: Rules::of::<Gemm>(), eval: eval::<B> }
 }
 
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (record, _) = op.record::<Gemm>()?;
-    let epilogue = epilogue_of(context, op, &record.epilogue, record.alpha)?;
+    let epilogue = epilogue_of::<B>(context, op, &record.epilogue, record.alpha)?;
     let (a, b, c) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
     gemm::<B>(record, a, b, c, epilogue, context.scratch());
     Ok(())
 }
 
 /// An op's epilogue, with its operands: input 2 is the bias, input 3 the residual.
-pub(super) fn epilogue_of<'m>(
+pub(super) fn epilogue_of<'m, B: Backend>(
     context: &Context<'m>,
     op: &Op<'_>,
     record: &crate::program::Epilogue,
@@ -30,7 +30,11 @@ pub(super) fn epilogue_of<'m>(
 ) -> Result<Epilogue<'m>> {
     let bias = if record.bias == 1 { Some(context.src(op.needed_input(2)?)) } else { None };
     let residual = if record.residual != 0 { Some(context.src(op.needed_input(3)?)) } else { None };
-    Ok(Epilogue::of(record, alpha, bias, residual))
+    let epilogue = Epilogue::of(record, alpha, bias, residual);
+    if B::CLAMPS && !epilogue.in_registers() {
+        return Err(Error::new(Kind::MissingOp, "the op set has no activations but clamps, and this op has another"));
+    }
+    Ok(epilogue)
 }
 
 /// An unpacked B whose rows are contiguous is used in place where packing would not pay: for few rows, or up to this depth.

@@ -5,12 +5,12 @@ use crate::error::Result;
 use crate::kernels::map::{Input, MapF32, MapI64};
 use crate::kernels::{Backend, Src};
 use crate::program::map::{MAP_RANK, MAX_REGISTERS};
-use crate::program::{Domain, Map, OpKind};
+use crate::program::{Domain, Map, OpKind, Rules};
 use crate::tensor::DType;
 
 /// [`Map`](OpKind::Map).
 pub const fn entry<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Map, eval: eval::<B> }
+    Entry { kind: OpKind::Map, rules: Rules::of::<Map>(), eval: eval::<B> }
 }
 
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {

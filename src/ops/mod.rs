@@ -10,8 +10,9 @@
 pub use crate::exec::context::Context;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::Image;
 use crate::kernels::{Backend, Isa};
-use crate::program::{NONE, OpKind, Record};
+use crate::program::{NONE, OpKind, Record, Rules};
 
 pub mod attention;
 pub mod conv;
@@ -119,13 +120,30 @@ impl<'a> Op<'a> {
 /// An evaluator.
 pub type Eval = fn(&Context<'_>, &Op<'_>) -> Result<()>;
 
-/// A kind of op and the function that evaluates it.
+/// A kind of op, its rules, and the function that evaluates it.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// The kind.
     pub kind: OpKind,
+    /// What the check of an image asks of it.
+    pub rules: Rules,
     /// Its evaluator.
     pub eval: Eval,
+}
+
+/// The entry of a kind.
+pub(crate) fn find(set: &[Entry], kind: OpKind) -> Option<&Entry> {
+    set.iter().find(|entry| entry.kind == kind)
+}
+
+impl<'a> Image<'a> {
+    /// As [`Image::new`], for a build that links these ops and the rules of no others: an image with another op is refused.
+    ///
+    /// # Errors
+    /// As [`Image::new`]; [`Kind::MissingOp`].
+    pub fn for_ops(bytes: &'a [u8], set: &[Entry]) -> Result<Image<'a>> {
+        Self::with_rules(bytes, &|kind| find(set, kind).map(|entry| entry.rules))
+    }
 }
 
 /// Evaluates extern ops: the host's part.

@@ -3,11 +3,11 @@
 use super::{Context, Entry, Op};
 use crate::error::Result;
 use crate::kernels::{Backend, pool};
-use crate::program::{OpKind, Pool};
+use crate::program::{OpKind, Pool, Rules};
 
 /// [`Pool`](OpKind::Pool).
 pub const fn entry<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Pool, eval: eval::<B> }
+    Entry { kind: OpKind::Pool, rules: Rules::of::<Pool>(), eval: eval::<B> }
 }
 
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {

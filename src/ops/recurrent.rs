@@ -7,11 +7,11 @@ use super::{Context, Entry, Op};
 use crate::error::Result;
 use crate::kernels::recurrent::{GruStep, LstmStep};
 use crate::kernels::{Backend, Dst, Src, copy};
-use crate::program::{Gru, Lstm, OpKind, Steps, Unary};
+use crate::program::{Gru, Lstm, OpKind, Rules, Steps, Unary};
 
 /// [`Lstm`](OpKind::Lstm).
 pub const fn lstm<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Lstm, eval: eval_lstm::<B> }
+    Entry { kind: OpKind::Lstm, rules: Rules::of::<Lstm>(), eval: eval_lstm::<B> }
 }
 
 /// Puts the initial state where the last one will be: a copy, nothing if it is there already, or zeros.
@@ -102,7 +102,7 @@ fn eval_lstm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 
 /// [`Gru`](OpKind::Gru).
 pub const fn gru<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Gru, eval: eval_gru::<B> }
+    Entry { kind: OpKind::Gru, rules: Rules::of::<Gru>(), eval: eval_gru::<B> }
 }
 
 fn eval_gru<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {

@@ -3,12 +3,12 @@
 use super::{Context, Entry, Op};
 use crate::error::Result;
 use crate::kernels::{Backend, Dst, Src, reduce as kernels};
-use crate::program::{ArgReduce, Norm, OpKind, Reduce, ReduceKind, Softmax, TopK};
+use crate::program::{ArgReduce, Norm, OpKind, Reduce, ReduceKind, Rules, Softmax, TopK};
 use crate::tensor::DType;
 
 /// [`Reduce`](OpKind::Reduce).
 pub const fn reduce<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Reduce, eval: eval_reduce::<B> }
+    Entry { kind: OpKind::Reduce, rules: Rules::of::<Reduce>(), eval: eval_reduce::<B> }
 }
 
 fn eval_reduce<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
@@ -59,7 +59,7 @@ fn integer(kind: ReduceKind, a: i64, b: i64) -> i64 {
 
 /// [`Softmax`](OpKind::Softmax).
 pub const fn softmax<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Softmax, eval: eval_softmax::<B> }
+    Entry { kind: OpKind::Softmax, rules: Rules::of::<Softmax>(), eval: eval_softmax::<B> }
 }
 
 fn eval_softmax<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
@@ -72,7 +72,7 @@ fn eval_softmax<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 
 /// [`Norm`](OpKind::Norm).
 pub const fn norm<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Norm, eval: eval_norm::<B> }
+    Entry { kind: OpKind::Norm, rules: Rules::of::<Norm>(), eval: eval_norm::<B> }
 }
 
 fn eval_norm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
@@ -103,7 +103,7 @@ fn before(a: f32, b: f32, min: bool) -> bool {
 
 /// [`ArgReduce`](OpKind::ArgReduce).
 pub const fn arg_reduce() -> Entry {
-    Entry { kind: OpKind::ArgReduce, eval: eval_arg_reduce }
+    Entry { kind: OpKind::ArgReduce, rules: Rules::of::<ArgReduce>(), eval: eval_arg_reduce }
 }
 
 fn eval_arg_reduce(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
@@ -128,7 +128,7 @@ fn eval_arg_reduce(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 
 /// [`TopK`](OpKind::TopK).
 pub const fn top_k() -> Entry {
-    Entry { kind: OpKind::TopK, eval: eval_top_k }
+    Entry { kind: OpKind::TopK, rules: Rules::of::<TopK>(), eval: eval_top_k }
 }
 
 /// Keeps the best `k` so far in order, in scratch: an insertion for each element that is better than the last of them.

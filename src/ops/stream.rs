@@ -3,11 +3,11 @@
 use super::{Context, Entry, Op};
 use crate::error::Result;
 use crate::kernels::copy;
-use crate::program::{OpKind, Window};
+use crate::program::{OpKind, Rules, Window};
 
 /// [`Window`](OpKind::Window).
 pub const fn window() -> Entry {
-    Entry { kind: OpKind::Window, eval: eval_window }
+    Entry { kind: OpKind::Window, rules: Rules::of::<Window>(), eval: eval_window }
 }
 
 fn eval_window(context: &Context<'_>, op: &Op<'_>) -> Result<()> {

@@ -7,7 +7,7 @@ use crate::error::Kind;
 use crate::exec::{Host, Session};
 use crate::image::Image;
 use crate::ops::{Context, Entry, Externs, Op};
-use crate::program::{Extern, OpKind, TopK};
+use crate::program::{Extern, OpKind, Rules, TopK};
 use crate::tensor::DType;
 use crate::{aligned::AlignedBytes, error};
 use proptest::prelude::*;
@@ -60,7 +60,10 @@ fn eval_top_k(context: &Context<'_>, op: &Op<'_>) -> error::Result<()> {
     context.externs().map_or(Ok(()), |e| e.run(op.index, context, op))
 }
 
-const SET: [Entry; 2] = [Entry { kind: OpKind::Extern, eval: eval_extern }, Entry { kind: OpKind::TopK, eval: eval_top_k }];
+const SET: [Entry; 2] = [
+    Entry { kind: OpKind::Extern, rules: Rules::of::<Extern>(), eval: eval_extern },
+    Entry { kind: OpKind::TopK, rules: Rules::of::<TopK>(), eval: eval_top_k },
+];
 
 fn value(name: String, dtype: DType, n: u32, storage: Storage) -> Value {
     Value { name, dtype, dims: vec![n], storage, bytes: n as u64 * dtype.size() as u64 }

@@ -81,7 +81,7 @@ impl Conv {
     }
 
     /// Taps of a window for which kernels keep pointers, at the most; larger windows are gathered.
-    pub const TAPS: u32 = 64;
+    pub const TAPS: u32 = 32;
     /// Windows that are gathered at a time, at the most.
     pub const GATHERED: u32 = 16;
 
@@ -100,7 +100,7 @@ impl Conv {
     /// channels, where a tap is too short a run of the depth, and with too many taps.
     pub const fn gathers(&self) -> bool {
         let taps = self.kernel_h as u64 * self.kernel_w as u64;
-        taps > Self::TAPS as u64 || (self.rows_are_runs() && self.kernel_w > 1 && self.in_c < 24)
+        taps > Self::TAPS as u64 || (self.rows_are_runs() && self.kernel_w > 1 && self.in_c < 16)
     }
 
     /// Depth of one group's weight matrix.

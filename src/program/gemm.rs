@@ -32,6 +32,11 @@ impl Epilogue {
     /// Stores the product as it is.
     pub const NONE: Epilogue = Epilogue { bias: 0, residual: 0, activation: Unary::Identity as u32, p: [0.0; 2] };
 
+    /// Whether its activation is none, a clamp or a hard swish: what kernels do in registers.
+    pub fn is_clamp(&self) -> bool {
+        Unary::from_number(self.activation).is_some_and(Unary::is_clamp)
+    }
+
     /// Checks the epilogue's own operands: `columns` biases, a residual of `extent` elements.
     pub(crate) fn check(&self, operands: &Operands<'_>, columns: u64, extent: u64) -> Result<()> {
         if self.bias > 1 || self.residual > 2 || Unary::from_number(self.activation).is_none() {

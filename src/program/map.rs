@@ -195,6 +195,11 @@ codes! {
 }
 
 impl Unary {
+    /// Whether kernels finish a product with it in registers: none, a clamp, or a hard swish.
+    pub const fn is_clamp(self) -> bool {
+        matches!(self, Unary::Identity | Unary::Clip | Unary::HardSwish)
+    }
+
     /// Whether it is a function of floats: all but the bitwise ones.
     pub const fn on_floats(self) -> bool {
         !matches!(self, Unary::BitNot)

@@ -238,16 +238,45 @@ macro_rules! dispatch {
         }
     };
 }
+/// What an image's check asks about the ops of one kind. Functions, so that a build with few kinds links the rules of no
+/// others.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// [`Record::check`] of an op's attributes. Fails with [`Kind::BadImage`].
+    pub check: fn(&[u8], &Operands<'_>) -> Result<()>,
+    /// [`Record::scratch`], likewise.
+    pub scratch: fn(&[u8]) -> Result<u64>,
+}
+
+impl Rules {
+    /// The rules of a record.
+    pub const fn of<R: Record>() -> Rules {
+        fn check<R: Record>(attributes: &[u8], operands: &Operands<'_>) -> Result<()> {
+            let (record, tail) = split::<R>(attributes)?;
+            record.check(tail, operands)
+        }
+        fn scratch<R: Record>(attributes: &[u8]) -> Result<u64> {
+            let (record, tail) = split::<R>(attributes)?;
+            Ok(record.scratch(tail))
+        }
+        Rules { check: check::<R>, scratch: scratch::<R> }
+    }
+
+    /// The rules of a kind.
+    pub fn of_kind(kind: OpKind) -> Rules {
+        fn of<R: Record>() -> Rules {
+            Rules::of::<R>()
+        }
+        dispatch!(kind, of, ())
+    }
+}
+
 /// The shape rule of an op of any kind: see [`Record::check`].
 ///
 /// # Errors
 /// [`Kind::BadImage`], saying what is wrong.
 pub fn check(kind: OpKind, attributes: &[u8], operands: &Operands<'_>) -> Result<()> {
-    fn run<R: Record>(attributes: &[u8], operands: &Operands<'_>) -> Result<()> {
-        let (record, tail) = split::<R>(attributes)?;
-        record.check(tail, operands)
-    }
-    dispatch!(kind, run, (attributes, operands))
+    (Rules::of_kind(kind).check)(attributes, operands)
 }
 
 /// Scratch bytes of an op of any kind: see [`Record::scratch`].
@@ -255,11 +284,7 @@ pub fn check(kind: OpKind, attributes: &[u8], operands: &Operands<'_>) -> Result
 /// # Errors
 /// [`Kind::BadImage`] when the attributes are too short.
 pub fn scratch(kind: OpKind, attributes: &[u8]) -> Result<u64> {
-    fn run<R: Record>(attributes: &[u8]) -> Result<u64> {
-        let (record, tail) = split::<R>(attributes)?;
-        Ok(record.scratch(tail))
-    }
-    dispatch!(kind, run, (attributes))
+    (Rules::of_kind(kind).scratch)(attributes)
 }
 
 /// Multiply-accumulates of an op of any kind: see [`Record::macs`].

@@ -1,8 +1,8 @@
 //! Reads the compiled images and writes what the firmware must know of them at compile time: the bytes, aligned and in a
 //! section of their own, the size of the arena, and the ops that the image uses, so that no others are linked.
 
-use kiln::image::Image;
-use kiln::program::OpKind;
+use kiln::image::{Image, OpView};
+use kiln::program::{self, Conv, Gemm, OpKind};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -58,16 +58,30 @@ fn constants(prefix: &str, path: &Path) -> String {
     let image = Image::new(copy).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let program = image.main();
     let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
+    let backend = if program.ops().all(|op| has_clamps_only(&op)) { CLAMPS } else { ALL };
     kinds.sort();
     kinds.dedup();
     let mut code = bytes(&format!("{prefix}IMAGE"), path, file.len());
     writeln!(code, "pub const {prefix}ARENA: usize = {};", program.arena_bytes()).unwrap();
     writeln!(code, "pub static {prefix}OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
-    kinds.into_iter().for_each(|kind| writeln!(code, "    {},", entry(kind)).unwrap());
+    kinds.into_iter().for_each(|kind| writeln!(code, "    {},", entry(kind).replace("B>", backend)).unwrap());
     code + "];\n"
 }
 
-/// The op set's entry for a kind.
+/// The backend, and the same without activations that are no clamps.
+const ALL: &str = "kiln::kernels::cortex_m::CortexMF>";
+const CLAMPS: &str = "kiln::kernels::Clamps<kiln::kernels::cortex_m::CortexMF>>";
+
+/// Whether an op's epilogue, if it has one, has no activation but clamps.
+fn has_clamps_only(op: &OpView<'_>) -> bool {
+    match op.kind {
+        OpKind::Gemm => program::split::<Gemm>(op.attributes).unwrap().0.epilogue.is_clamp(),
+        OpKind::Conv | OpKind::Depthwise => program::split::<Conv>(op.attributes).unwrap().0.epilogue.is_clamp(),
+        _ => true,
+    }
+}
+
+/// The op set's entry for a kind, for a backend `B`.
 fn entry(kind: OpKind) -> &'static str {
     match kind {
         OpKind::Gemm => "kiln::ops::gemm::entry::<B>()",

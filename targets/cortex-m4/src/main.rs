@@ -12,7 +12,6 @@ mod stack;
 
 mod models {
     //! The images, their arenas' sizes and their ops: written by `build.rs`.
-    type B = kiln::kernels::portable::Scalar;
     include!(concat!(env!("OUT_DIR"), "/models.rs"));
 }
 
@@ -47,7 +46,7 @@ fn main() -> ! {
 
 /// Each sentence word by word, with the state kept in between.
 fn text(arena: &mut [u8]) -> Result<()> {
-    let image = Image::new(&models::TEXT_LSTM_IMAGE.0)?;
+    let image = Image::for_ops(&models::TEXT_LSTM_IMAGE.0, &models::TEXT_LSTM_OPS)?;
     let text = Text::read(&|key| image.metadata(key))?;
     let mut session = Session::new(&image, &models::TEXT_LSTM_OPS, arena)?;
     let mut words = 0;
@@ -68,7 +67,7 @@ fn text(arena: &mut [u8]) -> Result<()> {
 }
 
 fn digits(arena: &mut [u8]) -> Result<()> {
-    let image = Image::new(&models::DIGITS_CNN_IMAGE.0)?;
+    let image = Image::for_ops(&models::DIGITS_CNN_IMAGE.0, &models::DIGITS_CNN_OPS)?;
     let picture = Picture::read(&|key| image.metadata(key))?;
     let mut session = Session::new(&image, &models::DIGITS_CNN_OPS, arena)?;
     let mut pictures = 0;
