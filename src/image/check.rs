@@ -224,7 +224,7 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
     // Most ops have few operands, and a device little stack.
     match op.inputs.len() + op.outputs.len() {
         0..=FEW => operands::<FEW>(&op, tensors, rules)?,
-        ..=MAX_OPERANDS => operands::<MAX_OPERANDS>(&op, tensors, rules)?,
+        n if n <= MAX_OPERANDS => operands::<MAX_OPERANDS>(&op, tensors, rules)?,
         _ => return bad("an op has too many operands"),
     }
     if op.outputs.iter().any(|&t| t != NONE && tensors[t as usize].place != Place::Arena as u8) {

@@ -260,13 +260,13 @@ impl Window<'_> {
     /// Whether all taps lie inside.
     fn is_whole(&self) -> bool {
         let g = self.map.g;
-        self.y >= 0 && self.y + ((g.kernel_h - 1) * g.dilation_h) as i32 <= g.in_h as i32 - 1 && self.is_inside_horizontally()
+        self.y >= 0 && self.y + (((g.kernel_h - 1) * g.dilation_h) as i32) < g.in_h as i32 && self.is_inside_horizontally()
     }
 
     /// Whether all columns of taps lie inside.
     fn is_inside_horizontally(&self) -> bool {
         let g = self.map.g;
-        self.x >= 0 && self.x + ((g.kernel_w - 1) * g.dilation_w) as i32 <= g.in_w as i32 - 1
+        self.x >= 0 && self.x + (((g.kernel_w - 1) * g.dilation_w) as i32) < g.in_w as i32
     }
 
     /// Whether all taps of these rows lie inside.
@@ -308,9 +308,13 @@ impl Window<'_> {
     }
 
     /// Writes a pointer for each of these rows, which lie inside.
+    #[inline(always)]
     fn runs(&self, taps: Range<u32>, table: &mut [*const f32], step: usize) {
-        for (ky, entry) in taps.zip(table.iter_mut().step_by(step)) {
-            *entry = self.pixel(self.y + (ky * self.map.g.dilation_h) as i32, self.x);
+        let g = self.map.g;
+        let mut row = self.pixel(self.y + (taps.start * g.dilation_h) as i32, self.x);
+        for entry in table.iter_mut().step_by(step).take(taps.len()) {
+            *entry = row;
+            row = row.wrapping_add(g.dilation_h as usize * self.map.row);
         }
     }
 

@@ -77,7 +77,7 @@ impl Product<'_> {
             row: c_row,
         };
         let small = 4 * n * k <= SMALL;
-        let most = B::ROWS;
+        let most = B::ROWS.min(MOST_ROWS);
         let block = |(row, rows): (usize, usize), columns: (usize, usize), prefetch: bool| {
             let mut table = [core::ptr::null(); MOST_ROWS];
             for (r, pointer) in table.iter_mut().enumerate().take(rows) {
@@ -106,5 +106,6 @@ impl Product<'_> {
     }
 }
 
-/// The most rows that any tile has.
-pub(super) const MOST_ROWS: usize = 12;
+/// The most rows that a tile has: any backend's, or, on bare metal, where the table of them is on a small stack and cleared for
+/// each tile, a scalar one's.
+pub(super) const MOST_ROWS: usize = if cfg!(target_os = "none") && cfg!(target_pointer_width = "32") { 4 } else { 12 };

@@ -74,7 +74,7 @@ pub fn run(run: &Run<'_, '_>) {
         while next < g.out_w {
             let ox = if threes { next.min(g.out_w - THREE) } else { next };
             let x = ox as i32 * g.stride_w as i32 - g.pad_left as i32;
-            let (kx, columns) = inside(x, g.kernel_w, g.dilation_w, g.in_w);
+            let (kx, columns) = if threes { ((x < 0) as u32, 3) } else { inside(x, g.kernel_w, g.dilation_w, g.in_w) };
             let (last, count, routine): (_, _, Routine) = match (threes, g.stride_w) {
                 (false, _) => (0, 1, one),
                 (true, 1) => (x + 5, THREE, three_by_1),
