@@ -1,5 +1,6 @@
 //! `kiln compile`: from an ONNX file to an image.
 
+use super::emit::{self, Language};
 use super::engine::Engine;
 use super::{Failure, ModelArgs, Result, progress};
 use crate::ModelError;
@@ -15,7 +16,8 @@ use std::path::PathBuf;
     Examples:\n  \
     kiln compile model.onnx -o model.kiln\n  \
     kiln compile model.onnx -o model.kiln --set seq=64\n  \
-    kiln compile models/text-lstm/model.onnx -o text-lstm.kiln --stream")]
+    kiln compile models/text-lstm/model.onnx -o text-lstm.kiln --stream\n  \
+    kiln compile model.onnx -o model.kiln --align 16 --emit c      beside it model.c and model.h, for a firmware")]
 pub struct CompileArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -28,6 +30,9 @@ pub struct CompileArgs {
     /// Alignment of the image in memory, in bytes: 8 or 16 suit a device
     #[arg(long, default_value_t = 64)]
     align: u32,
+    /// Also write the image as source code, beside it: the bytes, aligned, with arena size and list of ops
+    #[arg(long, value_enum, value_name = "LANGUAGE")]
+    emit: Option<Language>,
     /// Print one JSON object about the image
     #[arg(long)]
     json: bool,
@@ -42,6 +47,12 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
     compiled.native()?;
     let bytes = compiled.bytes();
     std::fs::write(&args.output, bytes).map_err(|source| ModelError::File { path: args.output.clone(), source })?;
+    if let Some(language) = args.emit {
+        let image = crate::Image::without_weights_hash(bytes)?;
+        for (path, text) in emit::files(language, &args.output, &image, bytes) {
+            std::fs::write(&path, text).map_err(|source| ModelError::File { path, source })?;
+        }
+    }
     bar.finish_and_clear();
     let Some(main) = compiled.report.programs.first() else { return Err(Failure::new("the model has no program")) };
     let weights = compiled.report.weight_bytes;

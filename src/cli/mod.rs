@@ -8,6 +8,7 @@ mod array;
 mod bench;
 mod compare;
 mod compile;
+mod emit;
 mod engine;
 mod feed;
 mod inspect;
