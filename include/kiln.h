@@ -76,6 +76,8 @@ enum kiln_status
   KILN_NO_ISA = 11,
   // The program has an op that only a host with the ONNX file can evaluate.
   KILN_EXTERN_OP = 12,
+  // The self-test gave another answer than the image says is right.
+  KILN_SELF_TEST_FAILED = 13,
   // A pointer is null that may not be.
   KILN_NULL = 64,
   // The object was not initialised, or is a copy of one that was.
@@ -367,6 +369,13 @@ const void *kiln_session_output(struct kiln_session *session, uint32_t output, k
 // when an op meets a value out of its range (the run is over: inputs have to be written again), `KILN_NULL`,
 // `KILN_NOT_INITIALIZED`.
 kiln_status kiln_session_run(struct kiln_session *session);
+
+// Runs the golden input that the image carries (`kiln compile --golden`) and compares with the golden output: floats within a
+// thousandth of the output's largest, all else exactly. Meant for power-on; state and inputs are afterwards as after a reset.
+//
+// Returns `KILN_NOT_FOUND` for an image without golden values, `KILN_SELF_TEST_FAILED` (of which output,
+// `kiln_session_error` says), what `kiln_session_run` returns, `KILN_NULL`, `KILN_NOT_INITIALIZED`.
+kiln_status kiln_session_self_test(struct kiln_session *session);
 
 // Sets the state to zero: the start of a new stream. Inputs have to be written again.
 //

@@ -30,6 +30,8 @@ pub enum Kind {
     Isa = 11,
     /// An op outside the core ring failed or is not available here.
     Extern = 12,
+    /// A self-test gave another answer than the image says is right.
+    SelfTest = 13,
 }
 
 /// Where the error is.

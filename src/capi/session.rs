@@ -211,6 +211,20 @@ pub unsafe extern "C" fn kiln_session_run(session: *mut kiln_session) -> kiln_st
     }))
 }
 
+/// Runs the golden input that the image carries (`kiln compile --golden`) and compares with the golden output: floats within a
+/// thousandth of the output's largest, all else exactly. Meant for power-on; state and inputs are afterwards as after a reset.
+///
+/// Returns `KILN_NOT_FOUND` for an image without golden values, `KILN_SELF_TEST_FAILED` (of which output,
+/// `kiln_session_error` says), what `kiln_session_run` returns, `KILN_NULL`, `KILN_NOT_INITIALIZED`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_self_test(session: *mut kiln_session) -> kiln_status {
+    // SAFETY: the caller's promise.
+    status(unsafe { open(session) }.and_then(|state| {
+        let tested = state.session.self_test().map_err(kiln_error::from);
+        state.keep(tested)
+    }))
+}
+
 /// Sets the state to zero: the start of a new stream. Inputs have to be written again.
 ///
 /// Returns `KILN_NULL`, `KILN_NOT_INITIALIZED`.

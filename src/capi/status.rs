@@ -36,6 +36,8 @@ pub enum kiln_status {
     KILN_NO_ISA = 11,
     /// The program has an op that only a host with the ONNX file can evaluate.
     KILN_EXTERN_OP = 12,
+    /// The self-test gave another answer than the image says is right.
+    KILN_SELF_TEST_FAILED = 13,
     /// A pointer is null that may not be.
     KILN_NULL = 64,
     /// The object was not initialised, or is a copy of one that was.
@@ -59,6 +61,7 @@ impl kiln_status {
             Kind::Value => KILN_BAD_VALUE,
             Kind::Isa => KILN_NO_ISA,
             Kind::Extern => KILN_EXTERN_OP,
+            Kind::SelfTest => KILN_SELF_TEST_FAILED,
         }
     }
 }
@@ -132,6 +135,7 @@ pub extern "C" fn kiln_status_text(status: MaybeUninit<kiln_status>) -> *const c
         10 => c"a value met while running is out of its range",
         11 => c"the CPU does not have the instruction set that was asked for",
         12 => c"the program has an op that only a host with the ONNX file can evaluate",
+        13 => c"the self-test gave another answer than the image says is right",
         64 => c"a pointer is null that may not be",
         65 => c"the object was not initialised, or is a copy of one that was",
         _ => c"not a status of kiln",

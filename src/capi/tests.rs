@@ -7,7 +7,7 @@ use crate::tensor::DType;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::BadImage,
     Kind::Version,
     Kind::Alignment,
@@ -20,6 +20,7 @@ const KINDS: [Kind; 12] = [
     Kind::Value,
     Kind::Isa,
     Kind::Extern,
+    Kind::SelfTest,
 ];
 
 fn text(status: kiln_status) -> &'static str {

@@ -1,10 +1,16 @@
 //! `kiln compile`: from an ONNX file to an image.
 
+use super::array::Array;
 use super::emit::{self, Language};
 use super::engine::Engine;
+use super::feed::Inputs;
+use super::npz::read_npz;
 use super::{Failure, ModelArgs, Result, progress};
-use crate::ModelError;
-use crate::model::Options;
+use crate::aligned::AlignedBytes;
+use crate::image::golden::with_golden;
+use crate::kernels::Isa;
+use crate::model::{Compiled, Options};
+use crate::{Image, ModelError, Session, ops};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -30,6 +36,9 @@ pub struct CompileArgs {
     /// Alignment of the image in memory, in bytes: 8 or 16 suit a device
     #[arg(long, default_value_t = 64)]
     align: u32,
+    /// Put golden values for the self-test into the image: arrays by name, all inputs, and outputs [default: Kiln's own answer]
+    #[arg(long, value_name = "A.npz")]
+    golden: Option<PathBuf>,
     /// Also write the image as source code, beside it: the bytes, aligned, with arena size and list of ops
     #[arg(long, value_enum, value_name = "LANGUAGE")]
     emit: Option<Language>,
@@ -43,12 +52,19 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
     let options = Options { stream: args.stream, alignment: args.align, ..Options::default() };
     let bar = progress::bar("compiling", None);
     let engine = Engine::open_with(&args.model, options)?;
-    let compiled = engine.compiled(&[])?;
+    let golden = args.golden.as_deref().map(read_npz).transpose()?.unwrap_or_default();
+    let is_output = |(name, _): &(String, Array)| engine.outputs().iter().any(|port| port.name == *name);
+    let (outputs, inputs): (Vec<_>, Vec<_>) = golden.into_iter().partition(is_output);
+    let compiled = engine.compiled(&inputs)?;
     compiled.native()?;
-    let bytes = compiled.bytes();
+    let with_golden = match args.golden {
+        Some(_) => Some(tested(&engine, &compiled, inputs, outputs)?),
+        None => None,
+    };
+    let bytes = with_golden.as_deref().unwrap_or(compiled.bytes());
     std::fs::write(&args.output, bytes).map_err(|source| ModelError::File { path: args.output.clone(), source })?;
     if let Some(language) = args.emit {
-        let image = crate::Image::without_weights_hash(bytes)?;
+        let image = Image::without_weights_hash(bytes)?;
         for (path, text) in emit::files(language, &args.output, &image, bytes) {
             std::fs::write(&path, text).map_err(|source| ModelError::File { path, source })?;
         }
@@ -74,4 +90,21 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
         )?;
     }
     Ok(0)
+}
+
+/// The image with golden values, after it has passed its own self-test. Outputs that are not given are what Kiln answers.
+fn tested(engine: &Engine, compiled: &Compiled, inputs: Inputs, mut outputs: Inputs) -> Result<AlignedBytes> {
+    if outputs.is_empty() {
+        let mut session = engine.session(&inputs)?;
+        session.load(&inputs)?;
+        session.run()?;
+        outputs = session.outputs()?;
+    }
+    let values: Vec<_> = inputs.iter().chain(&outputs).map(|(name, array)| (name.as_str(), array.bytes.as_slice())).collect();
+    let bytes = with_golden(&compiled.image(), &values).map_err(|what| Failure::new(format!("--golden: {what}")))?;
+    let image = Image::new(&bytes)?;
+    let mut arena = AlignedBytes::zeroed(image.main().arena_bytes(), image.alignment());
+    let mut session = Session::new(&image, ops::set(Isa::detect())?, &mut arena)?;
+    session.self_test().map_err(|e| Failure::new(format!("--golden: {e}")))?;
+    Ok(bytes)
 }

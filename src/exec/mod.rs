@@ -9,6 +9,7 @@
 pub mod context;
 #[cfg(feature = "alloc")]
 pub mod owned;
+mod self_test;
 mod session;
 
 #[cfg(feature = "alloc")]

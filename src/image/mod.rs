@@ -26,7 +26,7 @@
 //! * **metadata**: pairs of `u32`: where key and value stand among the strings.
 //! * **strings**: bytes of the text (`u32`), UTF-8 text, padded to 4 bytes; named by their offset.
 //! * **weights**: tensors aligned as the image is, in the layout that their ops want, and
-//!   [`SLACK`](crate::program::SLACK) bytes behind the last.
+//!   [`SLACK`](crate::program::SLACK) bytes behind the last. [Golden values](golden) lie among them.
 //!
 //! In an arena lie, from its start: state, then tensors and the ops' scratch memory wherever the planner put them, and
 //! [`SLACK`](crate::program::SLACK) bytes at the end.
@@ -38,6 +38,7 @@
 compile_error!("an image is little-endian and used in place: big-endian targets are not supported");
 
 mod check;
+pub mod golden;
 mod hash;
 pub mod layout;
 #[cfg(feature = "alloc")]

@@ -3,6 +3,7 @@
 
 extern uint32_t bss_start, bss_end, stack_end, stack_start;
 int main(void);
+void reset(void);
 
 enum { SYS_WRITE0 = 0x04, SYS_EXIT = 0x18, PAINT = 0x57AC57AC };
 
@@ -55,7 +56,10 @@ static void fault(void) {
     leave(1);
 }
 
-__attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
-    &stack_start, (const void *)reset, (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault,
-    (const void *)fault, 0, 0, 0, 0, (const void *)fault, (const void *)fault, 0, (const void *)fault, (const void *)fault,
+static const struct {
+    uint32_t *stack;
+    void (*handlers[15])(void);
+} vectors __attribute__((section(".vectors"), used)) = {
+    &stack_start,
+    {reset, fault, fault, fault, fault, fault, 0, 0, 0, 0, fault, fault, 0, fault, fault},
 };

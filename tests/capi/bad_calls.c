@@ -1,5 +1,5 @@
-/* bad_calls DIGITS TEXT: every wrong call that the header speaks of returns its status and changes nothing.
- * DIGITS is an image of digits-cnn, TEXT one of text-lstm as a stream. */
+/* bad_calls DIGITS TEXT GOLDEN: every wrong call that the header speaks of returns its status and changes nothing.
+ * DIGITS is an image of digits-cnn, TEXT one of text-lstm as a stream, GOLDEN one of digits-cnn with golden values. */
 #include "common.h"
 
 static int checks = 0;
@@ -181,6 +181,7 @@ static void calls(const kiln_image *image) {
         CHECK(kiln_session_output(bad[i], 0, KILN_F32, 10) == NULL);
         CHECK(kiln_session_run(bad[i]) == want[i]);
         CHECK(kiln_session_reset(bad[i]) == want[i]);
+        CHECK(kiln_session_self_test(bad[i]) == want[i]);
         CHECK(kiln_session_error(bad[i], &error) == want[i] && UNTOUCHED(error));
     }
     CHECK(kiln_session_error(&session, NULL) == KILN_NULL);
@@ -248,11 +249,31 @@ static void values(const char *path) {
     free(file.base);
 }
 
+/* The self-test passes, more than once, and leaves the session as after a reset; without golden values it says so. */
+static void self_test(const char *path, const kiln_image *plain) {
+    static kiln_image image;
+    static kiln_session session;
+    memory file = file_read(path), arena;
+    kiln_program needs;
+    CHECK(kiln_image_init(&image, file.at, file.length, NULL) == KILN_OK);
+    CHECK(kiln_image_program(&image, 0, &needs) == KILN_OK);
+    arena = memory_new(needs.arena_bytes, needs.arena_alignment);
+    CHECK(kiln_session_init(&session, &image, 0, &ops, arena.at, arena.length, NULL) == KILN_OK);
+    CHECK(kiln_session_self_test(&session) == KILN_OK);
+    CHECK(kiln_session_self_test(&session) == KILN_OK);
+    CHECK(kiln_session_run(&session) == KILN_INPUT_MISSING);
+    CHECK(kiln_session_output(&session, 0, KILN_F32, 10) == NULL);
+    CHECK(kiln_session_init(&session, plain, 0, &ops, arena.at, arena.length, NULL) == KILN_OK);
+    CHECK(kiln_session_self_test(&session) == KILN_NOT_FOUND && last(&session).status == KILN_NOT_FOUND);
+    free(arena.base);
+    free(file.base);
+}
+
 static void texts(void) {
     static const kiln_status all[] = {
         KILN_OK,        KILN_BAD_IMAGE,  KILN_BAD_VERSION,   KILN_MISALIGNED, KILN_ARENA_TOO_SMALL,
         KILN_MISSING_OP, KILN_NOT_FOUND, KILN_WRONG_DTYPE,   KILN_WRONG_SIZE, KILN_INPUT_MISSING,
-        KILN_BAD_VALUE, KILN_NO_ISA,     KILN_EXTERN_OP,     KILN_NULL,       KILN_NOT_INITIALIZED,
+        KILN_BAD_VALUE, KILN_NO_ISA,     KILN_EXTERN_OP,     KILN_SELF_TEST_FAILED, KILN_NULL, KILN_NOT_INITIALIZED,
     };
     const char *no_status = kiln_status_text((kiln_status)-1);
     size_t i, j;
@@ -266,7 +287,7 @@ static void texts(void) {
 int main(int arguments, char **argument) {
     static kiln_image image;
     memory file;
-    if (arguments != 3) return 100;
+    if (arguments != 4) return 100;
     file = file_read(argument[1]);
     CHECK(kiln_ops_all(&ops) == KILN_OK);
     CHECK(kiln_image_init(&image, file.at, file.length, NULL) == KILN_OK);
@@ -275,6 +296,7 @@ int main(int arguments, char **argument) {
     sessions(&image);
     calls(&image);
     values(argument[2]);
+    self_test(argument[3], &image);
     texts();
     free(file.base);
     printf("bad_calls: %d checks passed\n", checks);
