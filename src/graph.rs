@@ -3,7 +3,7 @@
 //! `import` makes a graph from an ONNX file, `lower` rewrites it and turns it into programs. Nothing here knows tract or
 //! protobuf. Tensors are laid out as ONNX lays them out (row-major, pictures channels-first).
 
-use crate::program::{Binary, ReduceKind, Unary};
+use crate::program::{Binary, Join, ReduceKind, Unary};
 use crate::tensor::DType;
 use std::sync::Arc;
 
@@ -202,7 +202,7 @@ pub enum Op {
     },
     /// Output axis `i` is input axis `perm[i]`.
     Transpose(Vec<usize>),
-    /// The same elements in the output's shape.
+    /// The same elements in the output's shape; the same bits, where its element type is another of the same size.
     Reshape,
     /// Along one axis, from `start`, as many as the output has.
     Slice {
@@ -237,6 +237,67 @@ pub enum Op {
     Gather {
         /// The axis.
         axis: usize,
+    },
+    /// Per element of input 1 (indices) the element of input 0 at that index along `axis`, and at the index's own place
+    /// along the others.
+    GatherElements {
+        /// The axis.
+        axis: usize,
+    },
+    /// Per tuple of indices, which the last axis of input 1 holds, the row of input 0 that it names; the first `batch` axes
+    /// of both are walked together.
+    GatherNd {
+        /// Leading axes that are no indices.
+        batch: usize,
+    },
+    /// Input 0 with the elements of input 2 written to the places that input 1 names, as in `GatherElements`.
+    ScatterElements {
+        /// The axis.
+        axis: usize,
+        /// How they join what is there.
+        join: Join,
+    },
+    /// Input 0 with the rows of input 2 written to the places that input 1 names, as in `GatherNd`.
+    ScatterNd {
+        /// How they join what is there.
+        join: Join,
+    },
+    /// Along one axis, each element of the output is a weighted sum: inputs X, places (`i32`, `[size of the output's axis,
+    /// terms]`), weights (`f32`, the same shape).
+    Resample {
+        /// The axis.
+        axis: usize,
+    },
+    /// Elements of pictures at places of a grid: inputs X `[N, C, spatial…]`, grid `[N, spatial…, axes]`.
+    GridSample {
+        /// The nearest element (0), linear (1) or cubic (2).
+        mode: u32,
+        /// Outside are zeros (0), the border (1), the picture reflected (2).
+        padding: u32,
+        /// -1 and 1 are the centres of the outermost elements.
+        corners: bool,
+    },
+    /// Regions of pictures as maps of one size: inputs X, regions `[R, 4]`, the picture of each (`i64`).
+    RoiAlign {
+        /// Samples per cell and axis; 0: as many as the cell has pixels.
+        samples: usize,
+        /// From the regions' coordinates to those of the map.
+        scale: f32,
+        /// Coordinates are of pixels' centres.
+        half_pixel: bool,
+        /// The maximum instead of the mean.
+        max: bool,
+    },
+    /// Sums (or products) of all elements up to each, along one axis.
+    Cumulate {
+        /// The axis.
+        axis: usize,
+        /// Products.
+        product: bool,
+        /// Without the element itself.
+        exclusive: bool,
+        /// From the end.
+        reverse: bool,
     },
     /// Inputs X, W, R, B, sequence_lens, initial_h, initial_c, P.
     Lstm(Recurrent),

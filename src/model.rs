@@ -79,7 +79,8 @@ pub struct Given {
     pub dtype: DType,
     /// Shape.
     pub dims: Vec<usize>,
-    /// Its value (little-endian, row-major), in case that shapes of the network depend on it.
+    /// Its value (little-endian, row-major), in case that shapes of the network depend on it: the form is then made for this
+    /// value alone.
     pub bytes: Option<Vec<u8>>,
 }
 

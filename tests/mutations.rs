@@ -106,6 +106,13 @@ fn mutated_images_are_refused_or_run() {
     assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
 }
 
+#[test]
+fn mutated_images_of_ops_by_indices_are_refused_or_run() {
+    let count = mutations(20_000);
+    let [passed, ran] = storm(&common::indexed().image, count, &mut Random(0x2468_ace0_1357_9bdf));
+    assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
+}
+
 /// All shipped models, 100,000 mutations in all; `text-lstm` also as a stream.
 #[cfg(feature = "onnx")]
 #[test]

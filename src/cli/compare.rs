@@ -81,7 +81,7 @@ pub fn run(args: &CompareArgs, out: &mut dyn Write) -> Result<u8> {
         }
     }
     if args.json {
-        writeln!(out, "{}", json!({ "agree": all_agree, "outputs": reports }))?;
+        writeln!(out, "{}", json!({ "agree": all_agree, "outputs": reports, "extern_nodes": session.externs() }))?;
     }
     Ok(if all_agree { 0 } else { 1 })
 }

@@ -76,8 +76,8 @@ impl Engine {
         let given: Vec<Given> = inputs
             .iter()
             .map(|(name, a)| {
-                // Only small integers can decide a shape.
-                let small = a.len() <= 64 && matches!(a.dtype, DType::I64 | DType::I32 | DType::Bool);
+                // What decides a shape is small.
+                let small = a.len() <= 4096;
                 Given { name: name.clone(), dtype: a.dtype, dims: a.dims.clone(), bytes: small.then(|| a.bytes.clone()) }
             })
             .collect();
@@ -161,6 +161,11 @@ impl Session {
     /// The instruction set it runs on.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Op types of the nodes that the host evaluates.
+    pub fn externs(&self) -> Vec<String> {
+        self.compiled.externs.iter().map(|e| e.op.clone()).collect()
     }
 
     /// Bytes of its arena.

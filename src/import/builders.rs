@@ -1,7 +1,7 @@
 //! Builders that mend or refuse what tract's own read wrongly, and then leave the operator to them.
 
 use super::attributes::Attributes;
-use super::whole::STOCK;
+use super::whole::{STOCK, Whole};
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
@@ -12,14 +12,29 @@ use tract_onnx::tract_hir::tract_core::ops::einsum::EinSum;
 /// What a builder yields: an op, and the names of outer values that it reads.
 pub(super) type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
+const REDUCTIONS: [&str; 10] = [
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+];
+
 /// Registers the builders.
 pub(super) fn register(onnx: &mut tract_onnx::Onnx) {
     onnx.op_register.insert("ConstantOfShape", constant_of_shape);
     onnx.op_register.insert("Einsum", einsum);
     onnx.op_register.insert("MatMul", |_, _| Ok((expand(Product(MatMulInference::default())), vec![])));
-    onnx.op_register.insert("Pad", pad);
     onnx.op_register.insert("Slice", slice);
-    onnx.op_register.insert("SpaceToDepth", space_to_depth);
+    onnx.op_register.insert("Squeeze", squeeze);
+    for name in REDUCTIONS {
+        onnx.op_register.insert(name, reduction);
+    }
 }
 
 /// tract's own builder.
@@ -65,36 +80,34 @@ fn constant_of_shape(ctx: &ParsingContext, node: &NodeProto) -> Built {
     stock(ctx, &node)
 }
 
-/// tract evaluates a diagonal wrongly.
+/// tract evaluates a diagonal wrongly: it is written out.
 fn einsum(ctx: &ParsingContext, node: &NodeProto) -> Built {
     let equation = Attributes(node).text("equation", "");
-    for term in equation.split("->").next().unwrap_or_default().split(',') {
+    let twice = |term: &str| {
         let letters: Vec<char> = term.chars().filter(|c| c.is_alphabetic()).collect();
-        let twice = letters.iter().enumerate().any(|(i, c)| letters[..i].contains(c));
-        ensure!(!twice, "a letter that stands twice in one operand (\"{}\") is not supported", term.trim());
+        letters.iter().enumerate().any(|(i, c)| letters[..i].contains(c))
+    };
+    if equation.split("->").next().unwrap_or_default().split(',').any(twice) {
+        return Ok((Box::new(Whole::expanded(node, ctx.onnx_operator_set_version, super::expand::diagonal)), vec![]));
     }
     stock(ctx, node)
 }
 
-/// tract does not know the mode, which came with opset 28.
-fn space_to_depth(ctx: &ParsingContext, node: &NodeProto) -> Built {
-    ensure!(Attributes(node).text("mode", "DCR") == "DCR", "modes other than DCR are not supported");
-    stock(ctx, node)
-}
-
-/// tract takes a negative number for a huge one.
-fn pad(ctx: &ParsingContext, node: &NodeProto) -> Built {
-    let given = constant_ints(ctx, node, 1);
-    let pads = given.as_deref().or(Attributes(node).ints("pads")).unwrap_or_default();
-    ensure!(pads.iter().all(|&p| p >= 0), "negative pads are not supported: crop with Slice instead");
-    stock(ctx, node)
-}
-
-/// Backwards, an end past the last element means that nothing is taken; tract takes all.
+/// Backwards, an end past the last element means that nothing is taken; tract takes all. It is written out.
 fn slice(ctx: &ParsingContext, node: &NodeProto) -> Built {
     if let (Some(ends), Some(steps)) = (constant_ints(ctx, node, 2), constant_ints(ctx, node, 4)) {
         let nothing = ends.iter().zip(&steps).any(|(&end, &step)| step < 0 && end >= i32::MAX as i64);
-        ensure!(!nothing, "a backward slice whose end lies behind its start takes nothing, which is not supported");
+        if nothing {
+            return Ok((Box::new(Whole::expanded(node, ctx.onnx_operator_set_version, super::expand::slice)), vec![]));
+        }
+    }
+    stock(ctx, node)
+}
+
+/// Without axes, all of one element go; before opset 13 tract wants them named.
+fn squeeze(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    if ctx.onnx_operator_set_version < 13 && !Attributes(node).has("axes") {
+        return Ok((Box::new(Whole::expanded(node, ctx.onnx_operator_set_version, super::expand::squeeze)), vec![]));
     }
     stock(ctx, node)
 }
@@ -130,5 +143,50 @@ impl Expansion for Product {
         }
         let op = EinSum::new("k,k->".parse()?, a.datum_type);
         model.wire_node(prefix, op, inputs)
+    }
+}
+
+/// A reduction of narrow floats (tract adds them up in their own type), of booleans or of no elements is written out; others
+/// are tract's, which sees in them the norms that exporters spell out.
+fn reduction(ctx: &ParsingContext, node: &NodeProto) -> Built {
+    let (stock, names) = stock(ctx, node)?;
+    let whole = Whole::expanded(node, ctx.onnx_operator_set_version, super::expand::reduce);
+    Ok((expand(Reduction { stock, whole }), names))
+}
+
+#[derive(Debug, Clone)]
+struct Reduction {
+    stock: Box<dyn InferenceOp>,
+    whole: Whole,
+}
+
+impl Reduction {
+    fn stock(&self) -> TractResult<&dyn Expansion> {
+        let expansion = self.stock.as_op().downcast_ref::<Box<dyn Expansion>>();
+        expansion.map(|e| &**e).context("tract's reduction is none of its expansions")
+    }
+}
+
+impl Expansion for Reduction {
+    fn name(&self) -> StaticName {
+        self.whole.node.op_type.clone().into()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        self.stock()?.rules(s, inputs, outputs)
+    }
+
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        let fact = model.outlet_fact(inputs[0])?;
+        let narrow = matches!(fact.datum_type, DatumType::F16 | DatumType::F64 | DatumType::Bool);
+        if narrow || fact.shape.iter().any(|d| *d == 0.to_dim()) {
+            return model.wire_node(prefix, self.whole.clone(), inputs);
+        }
+        self.stock()?.wire(prefix, model, inputs)
     }
 }

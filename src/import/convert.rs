@@ -4,11 +4,13 @@
 //! a few become two or three, and what neither knows becomes an extern one. Every node that stands for one of tract's gets
 //! a recipe.
 
+use super::bfloat::Borders;
 use super::externs::{Externs, Operand, Recipe, Work};
 use super::quantise::Linear;
 use super::skeleton::Weight;
-use super::whole::{Held, Whole};
-use super::{native, onnx, types};
+use super::sketch::{Origin, Ref, Sketch};
+use super::whole::{Held, Inputs, STOCK, Whole, drawn};
+use super::{expand, native, onnx, types};
 use crate::ModelError;
 use crate::graph::{Bytes, Graph, Node, Op, Value, ValueId};
 use crate::tensor::DType;
@@ -38,8 +40,12 @@ pub(super) struct Source<'a> {
     pub model: &'a TypedModel,
     /// Weights that tract did not see.
     pub weights: &'a [Weight],
+    /// Names of the inputs.
+    pub inputs: &'a [String],
     /// Names of the outputs.
     pub outputs: &'a [String],
+    /// Inputs and outputs of bfloat16.
+    pub borders: &'a Borders,
     /// ONNX's op types, by the names of nodes.
     pub op_types: &'a HashMap<String, String>,
 }
@@ -58,8 +64,14 @@ struct Converter<'a> {
 pub(super) fn convert(source: &Source<'_>) -> Result<(Graph, Externs), ModelError> {
     let model = source.model;
     let mut c = Converter { source, graph: Graph::default(), recipes: Vec::new(), ids: HashMap::new() };
-    for &input in &model.inputs {
+    for (i, &input) in model.inputs.iter().enumerate() {
         let id = c.value_of(input)?;
+        // tract gives an input the name of an operator behind it that does nothing.
+        if let Some(name) = source.inputs.get(i) {
+            c.graph.values[id.0].name.clone_from(name);
+        }
+        let narrow = source.borders.inputs.get(i) == Some(&true);
+        let id = if narrow { c.bfloat_input(id) } else { id };
         c.graph.inputs.push(id);
     }
     let order = model.eval_order().map_err(|e| ModelError::Call(format!("the graph can't be put in order: {e}")))?;
@@ -68,7 +80,8 @@ pub(super) fn convert(source: &Source<'_>) -> Result<(Graph, Externs), ModelErro
     }
     for (i, &output) in model.outputs.iter().enumerate() {
         let name = source.outputs.get(i).cloned().unwrap_or_else(|| format!("output {i}"));
-        let id = c.output(output, name)?;
+        let narrow = source.borders.outputs.get(i) == Some(&true);
+        let id = if narrow { c.bfloat_output(output, name) } else { c.output(output, name)? };
         c.graph.outputs.push(id);
     }
     Ok((c.graph, Externs::new(c.recipes)))
@@ -134,12 +147,28 @@ impl Converter<'_> {
         }
         if let Some(held) = node.op_as::<Held>() {
             let weight = &self.source.weights[held.index];
+            if weight.dtype == DType::BF16 {
+                // tract took it for `f32`.
+                let id = self.value_of(node.id.into())?;
+                let narrow = self.bfloat_input(id);
+                self.graph.values[narrow.0].name.clone_from(&weight.name);
+                self.graph.values[narrow.0].constant = Some(weight.bytes.clone());
+                return Ok(());
+            }
             self.constant(node, weight.bytes.clone())?;
             let id = self.ids[&node.id.into()];
             self.graph.values[id.0].name = weight.name.clone();
             return Ok(());
         }
         let whole = node.op_as::<Whole>();
+        if let Some(whole) = whole {
+            let facts = self.source.model.node_input_facts(node.id).map_err(|e| self.error(node, e))?;
+            let inputs = Inputs { node: &whole.node, slots: &whole.slots, facts: &facts };
+            if let Some(drawn) = drawn(whole, &inputs) {
+                let (sketch, outputs) = drawn.map_err(|e| self.error(node, e))?;
+                return self.sketch(node, whole, &sketch, &outputs);
+            }
+        }
         let form = match whole {
             Some(whole) => onnx::form(whole, self.source.model, node),
             None => native::form(self.source.model, node),
@@ -182,6 +211,48 @@ impl Converter<'_> {
         Ok(())
     }
 
+    /// The ops of a sketch. Of a type that they can't compute, tract evaluates the operator as a whole, if it knows it.
+    fn sketch(&mut self, node: &TypedNode, whole: &Whole, sketch: &Sketch<'_>, outputs: &[Ref]) -> Result<(), ModelError> {
+        let inputs = self.inputs(node, Some(whole));
+        let values = self.outputs(node, Some(whole))?;
+        if let Some(reason) = expand::unsupported(sketch)
+            && STOCK.op_register.0.contains_key(&whole.node.op_type)
+        {
+            let recipe = self.recipe(node, Some(whole), &Form::Same)?;
+            self.push(node, Op::Extern { reason }, inputs, values, Some(recipe));
+            return Ok(());
+        }
+        let wanted = |i: usize| outputs.iter().position(|r| r.0 == i).and_then(|slot| values.get(slot).copied().flatten());
+        let ids: Vec<Option<ValueId>> = (0..sketch.values.len())
+            .map(|i| {
+                let value = &sketch.values[i];
+                let constant = match &value.origin {
+                    Origin::Input(slot) => return inputs.get(*slot).copied().flatten(),
+                    Origin::Constant(bytes) => Some(bytes.clone()),
+                    Origin::Made => None,
+                };
+                if let (None, Some(id)) = (&constant, wanted(i)) {
+                    return Some(id);
+                }
+                let (name, dtype, dims) = (format!("{}.{i}", node.name), value.dtype, value.dims.clone());
+                Some(self.add(Value { name, dtype, dims, constant }))
+            })
+            .collect();
+        for drawn in &sketch.ops {
+            let of = |all: &[Option<Ref>]| all.iter().map(|r| r.and_then(|r| ids[r.0])).collect();
+            self.push(node, drawn.op.clone(), of(&drawn.inputs), of(&drawn.outputs), None);
+        }
+        // An output that is an input, a constant or another output, too.
+        for (slot, r) in outputs.iter().enumerate() {
+            if let (Some(Some(id)), Some(from)) = (values.get(slot), ids[r.0])
+                && *id != from
+            {
+                self.push(node, Op::Reshape, vec![Some(from)], vec![Some(*id)], None);
+            }
+        }
+        Ok(())
+    }
+
     fn push(
         &mut self,
         node: &TypedNode,
@@ -200,6 +271,29 @@ impl Converter<'_> {
             Some(w) => w.slots.iter().map(|s| s.map(|i| self.ids[&node.inputs[i]])).collect(),
             None => node.inputs.iter().map(|i| Some(self.ids[i])).collect(),
         }
+    }
+
+    /// An input of bfloat16, from which `wide` is cast.
+    fn bfloat_input(&mut self, wide: ValueId) -> ValueId {
+        let value = Value { dtype: DType::BF16, ..self.graph.values[wide.0].clone() };
+        let name = value.name.clone();
+        let narrow = self.add(value);
+        self.cast(name, narrow, wide);
+        narrow
+    }
+
+    /// An output of bfloat16.
+    fn bfloat_output(&mut self, outlet: OutletId, name: String) -> ValueId {
+        let wide = self.ids[&outlet];
+        let narrow =
+            self.add(Value { name: name.clone(), dtype: DType::BF16, constant: None, ..self.graph.values[wide.0].clone() });
+        self.cast(name, wide, narrow);
+        narrow
+    }
+
+    fn cast(&mut self, name: String, from: ValueId, to: ValueId) {
+        let (inputs, outputs) = (vec![Some(from)], vec![Some(to)]);
+        self.graph.nodes.push(Node { name, op_type: "Cast".into(), op: Op::Cast, inputs, outputs, recipe: None });
     }
 
     /// New values for the outputs, by ONNX's numbers for an operator that was kept whole.

@@ -1,8 +1,9 @@
 //! A pass over the decoded model before tract parses it: what tract would read wrongly is mended, what it would choke on or
 //! silently misread is refused, by name.
 
+use super::expand;
 use super::rules;
-use super::whole::{COPY, STOCK};
+use super::whole::{COPY, HELD, STOCK};
 use crate::ModelError;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -36,8 +37,7 @@ pub(super) fn mend(path: &Path, model: &mut ModelProto, held: &HashSet<&str>) ->
     }
     name_nodes(graph);
     foreign(graph);
-    names(path, graph, held)?;
-    operators(graph)
+    names(path, graph, held)
 }
 
 fn is_standard(domain: &str) -> bool {
@@ -131,10 +131,14 @@ fn names(path: &Path, graph: &GraphProto, held: &HashSet<&str>) -> Result<(), Mo
 }
 
 /// Every operator is one that is known here or to tract.
-fn operators(graph: &GraphProto) -> Result<(), ModelError> {
+pub(super) fn operators(graph: &GraphProto) -> Result<(), ModelError> {
     for node in &graph.node {
         let op = &*node.op_type;
-        if !rules::NAMES.contains(&op) && !STOCK.op_register.0.contains_key(op) {
+        if ![HELD, COPY].contains(&op)
+            && !rules::NAMES.contains(&op)
+            && !expand::names().any(|name| name == op)
+            && !STOCK.op_register.0.contains_key(op)
+        {
             let what = "this operator is not supported: express it in ONNX's own operators, or leave it out of the model";
             return Err(ModelError::node(&node.name, op, what));
         }

@@ -2,10 +2,11 @@
 //!
 //! 1. The file is mapped and its protobuf walked by hand; weights are left out and noted (`skeleton`).
 //! 2. What remains is decoded, local functions are written out (`functions`), it is checked and mended (`mend`), its inputs
-//!    get their sizes (`inputs`).
+//!    get their sizes (`inputs`), bfloat16 is widened (`bfloat`); then sequences, and branches and loops of a known course, are written out (`sequences`,
+//!    `control`).
 //! 3. tract parses it, infers types and shapes, folds constants and declutters; operators that Kiln lowers on its own, and
-//!    the weights, stay whole (`whole`, `rules`, `windows`), some that tract reads wrongly are mended (`builders`). Every call
-//!    is guarded against panics (`guard`).
+//!    the weights, stay whole (`whole`, `rules`, `windows`); those that can be told by other ops are written out (`expand`, on
+//!    a `sketch`); some that tract reads wrongly are mended (`builders`). Every call is guarded against panics (`guard`).
 //! 4. Each node of tract's model becomes a node of the graph (`convert`, `native`, `onnx`). What has no native form becomes
 //!    an extern node, and every node leaves a recipe by which the host can evaluate it alone, by tract (`externs`;
 //!    quantisation by itself: `quantise`).
@@ -22,8 +23,11 @@ use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::optim::Optimizer;
 
 mod attributes;
+mod bfloat;
 mod builders;
+mod control;
 mod convert;
+mod expand;
 mod externs;
 mod functions;
 mod guard;
@@ -33,7 +37,9 @@ mod native;
 mod onnx;
 mod quantise;
 mod rules;
+mod sequences;
 mod skeleton;
+mod sketch;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -96,16 +102,22 @@ pub fn import(path: &Path, options: &Options) -> Result<Imported, ModelError> {
 
 /// Imports a decoded model, out of which the weights were taken.
 fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Options) -> Result<Imported, ModelError> {
-    let held: HashSet<&str> = weights.iter().map(|w| &*w.name).collect();
-    mend::mend(path, &mut model, &held)?;
+    let names: HashSet<&str> = weights.iter().map(|w| &*w.name).collect();
+    mend::mend(path, &mut model, &names)?;
     let Some(graph) = model.graph.as_mut() else { return Err(not_onnx(path, "it has no graph")) };
-    graph.input.retain(|i| !held.contains(&*i.name));
+    graph.input.retain(|i| !names.contains(&*i.name));
     inputs::settle(graph, options)?;
+    let opset = model.opset_import.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx").map_or(1, |o| o.version);
+    let borders = bfloat::widen(graph);
+    sequences::write_out(graph);
+    let held = weights.iter().enumerate();
+    let held = held.map(|(i, w)| whole::held_node(i, &w.name, bfloat::seen(w.dtype), &w.dims)).collect::<Vec<_>>();
+    graph.node.splice(0..0, held);
+    control::write_out(graph, opset);
+    mend::operators(graph)?;
     let op_types = mend::op_types(graph);
     let outputs = mend::outputs(graph);
-    for (i, weight) in weights.iter().enumerate().rev() {
-        graph.node.insert(0, whole::held_node(i, &weight.name, skeleton::dtype_number(weight.dtype), &weight.dims));
-    }
+    let inputs: Vec<String> = graph.input.iter().map(|i| i.name.clone()).collect();
     let typed = guard::run(|| declutter(&model)).map_err(|trouble| {
         let node = trouble.node.unwrap_or_default();
         // tract's names for parts of a node start with the node's.
@@ -114,7 +126,8 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
         let node = if node.is_empty() { "?".into() } else { node };
         ModelError::node(node, op, format!("tract, which reads the model, can't: {}", trouble.what))
     })?;
-    let source = convert::Source { model: &typed, weights, outputs: &outputs, op_types: &op_types };
+    let source =
+        convert::Source { model: &typed, weights, inputs: &inputs, outputs: &outputs, borders: &borders, op_types: &op_types };
     let (graph, externs) = convert::convert(&source)?;
     Ok(Imported { graph, externs })
 }
@@ -125,7 +138,6 @@ fn declutter(model: &ModelProto) -> TractResult<TypedModel> {
     ensure!(parsed.unresolved_inputs.is_empty(), "nothing yields {:?}", parsed.unresolved_inputs);
     let mut inferred = parsed.model;
     inferred.analyse(false)?;
-    extremes(model, &inferred)?;
     let mut typed = inferred.into_typed()?;
     let mut optimizer = Optimizer::declutter();
     // This pass cuts a 1x1 convolution behind a Concat into one product per branch (googlenet: 38 products become 92).
@@ -133,18 +145,4 @@ fn declutter(model: &ModelProto) -> TractResult<TypedModel> {
     optimizer.optimize(&mut typed)?;
     typed.compact()?;
     Ok(typed)
-}
-
-/// The largest of no elements is minus infinity in ONNX; tract makes it 0.
-fn extremes(model: &ModelProto, inferred: &InferenceModel) -> TractResult<()> {
-    let nodes = model.graph.iter().flat_map(|g| &g.node);
-    for node in nodes.filter(|n| matches!(&*n.op_type, "ReduceMax" | "ReduceMin")) {
-        let Ok(id) = inferred.node_id_by_name(&node.name) else { continue };
-        let (inputs, outputs) = inferred.node_facts(id)?;
-        let empty = |f: &InferenceFact| f.shape.concretize().is_some_and(|dims| dims.contains(&0.to_dim()));
-        if inputs.first().is_some_and(|f| empty(f)) && !outputs.first().is_some_and(|f| empty(f)) {
-            bail!("node #{id} \"{}\" {}: the largest or smallest of no elements is not supported", node.name, node.op_type);
-        }
-    }
-    Ok(())
 }

@@ -35,14 +35,9 @@ pub(super) fn form(whole: &Whole, model: &TypedModel, node: &TypedNode) -> Tract
         "Softsign" => return map(Unary::Softsign, [0.0; 2]),
         "Gelu" if a.text("approximate", "none") == "tanh" => return map(Unary::GeluTanh, [0.0; 2]),
         "Gelu" => return map(Unary::Gelu, [0.0; 2]),
-        "Swish" if a.float("alpha", 1.0) == 1.0 => return map(Unary::Silu, [0.0; 2]),
-        "Swish" => bail!("an alpha other than 1 is not supported: write x * Sigmoid(alpha * x) instead"),
-        "PRelu" if whole.opset < 7 && input(1).is_some_and(|slope| !slope.shape.volume().is_one()) => {
-            return left("PRelu before opset 7 has one slope a channel, which is not native");
-        }
         "PRelu" => Op::Binary(Binary::Prelu),
         "Softmax" | "LogSoftmax" => return softmax(whole, x),
-        "BatchNormalization" if a.int("training_mode", 0) != 0 || (1..node.outputs.len().max(1)).any(wants) => {
+        "BatchNormalization" if (1..node.outputs.len().max(1)).any(wants) => {
             bail!("batch normalisation in training mode is not supported: export the model for inference")
         }
         "BatchNormalization" => Op::BatchNorm { epsilon },
@@ -51,9 +46,6 @@ pub(super) fn form(whole: &Whole, model: &TypedModel, node: &TypedNode) -> Tract
             return left("GroupNormalization of opset 18 to 20 has one scale a group, which is not native");
         }
         "GroupNormalization" => Op::GroupNorm { groups: a.int("num_groups", 1).max(1) as usize, epsilon },
-        "LayerNormalization" if wants(1) || wants(2) => {
-            return left("LayerNormalization that also yields mean or deviation is not native");
-        }
         "LayerNormalization" | "RMSNormalization" => {
             let rms = &*whole.node.op_type == "RMSNormalization";
             Op::LayerNorm { axis: axis(a.int("axis", -1), x.rank())?, epsilon, rms }

@@ -2,6 +2,7 @@
 
 use super::attributes::Attributes;
 use super::skeleton;
+use super::sketch::Expansion;
 use super::whole::{COPY, Inputs};
 use super::windows::{Sizes, window};
 use tract_onnx::pb::NodeProto;
@@ -12,9 +13,20 @@ use tract_onnx::tract_hir::internal::*;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rule {
     /// Type and shape of each output, in ONNX's numbering.
-    pub shapes: fn(&Inputs<'_>) -> TractResult<Vec<TypedFact>>,
+    pub shapes: Shapes,
     /// With one input: axes may be moved, added and removed around it.
     pub element_wise: bool,
+    /// tract may evaluate it early, by its own means.
+    pub folds: bool,
+}
+
+/// Where types and shapes of an operator's outputs come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shapes {
+    /// From its inputs.
+    Rule(fn(&Inputs<'_>) -> TractResult<Vec<TypedFact>>),
+    /// From the ops that it is written out in.
+    Expansion(Expansion),
 }
 
 /// Operators that have a rule.
@@ -47,17 +59,17 @@ pub(super) const NAMES: &[&str] = &[
     "Softmax",
     "Softplus",
     "Softsign",
-    "Swish",
 ];
 
 /// The rule of a node; `None` where it is left to tract.
-pub(super) fn rule(node: &NodeProto, _opset: i64) -> Option<Rule> {
-    let like = |element_wise| Some(Rule { shapes: like_input, element_wise });
-    let own = |shapes| Some(Rule { shapes, element_wise: false });
+pub(super) fn rule(node: &NodeProto, opset: i64) -> Option<Rule> {
+    let like = |element_wise| Some(Rule { shapes: Shapes::Rule(like_input), element_wise, folds: false });
+    let own = |shapes| Some(Rule { shapes: Shapes::Rule(shapes), element_wise: false, folds: false });
     match &*node.op_type {
-        "Elu" | "Gelu" | "HardSigmoid" | "HardSwish" | "LeakyRelu" | "Mish" | "Selu" | "Softplus" | "Softsign" | "Swish" => {
-            like(true)
-        }
+        "Elu" | "Gelu" | "HardSigmoid" | "HardSwish" | "LeakyRelu" | "Mish" | "Selu" | "Softplus" | "Softsign" => like(true),
+        // Written out: in training mode, and before its slopes broadcast.
+        "BatchNormalization" if Attributes(node).int("training_mode", 0) != 0 => None,
+        "PRelu" if opset < 7 => None,
         "BatchNormalization"
         | COPY
         | "GroupNormalization"
@@ -66,7 +78,9 @@ pub(super) fn rule(node: &NodeProto, _opset: i64) -> Option<Rule> {
         | "PRelu"
         | "RMSNormalization"
         | "Softmax" => like(false),
-        "LayerNormalization" => own(layer_norm),
+        // One that also yields mean or deviation is written out.
+        "LayerNormalization" if node.output.iter().skip(1).any(|o| !o.is_empty()) => None,
+        "LayerNormalization" => like(false),
         "Conv" => own(conv),
         "ConvTranspose" => own(conv_transpose),
         "MaxPool" | "AveragePool" => own(pool),
@@ -81,15 +95,6 @@ pub(super) fn rule(node: &NodeProto, _opset: i64) -> Option<Rule> {
 fn like_input(i: &Inputs<'_>) -> TractResult<Vec<TypedFact>> {
     let x = i.get(0)?;
     Ok(vec![x.datum_type.fact(x.shape.clone())])
-}
-
-fn layer_norm(i: &Inputs<'_>) -> TractResult<Vec<TypedFact>> {
-    let x = i.get(0)?;
-    let axis = axis(i.attributes().int("axis", -1), x.rank())?;
-    let mut rows = x.shape.to_tvec();
-    rows[axis..].fill(1.to_dim());
-    let rows = DatumType::F32.fact(&*rows);
-    Ok(vec![x.datum_type.fact(x.shape.clone()), rows.clone(), rows])
 }
 
 /// An axis, counted from the front.

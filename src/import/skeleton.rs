@@ -376,9 +376,11 @@ fn decided_by<'a>(node: &Field<'a>, deciding: &mut HashSet<&'a str>) -> Result<(
         }
     }
     let first = match op {
-        "ConstantOfShape" | "Range" => 0,
-        "Expand" | "OneHot" | "Pad" | "Resize" | "Reshape" | "Slice" | "Split" | "Squeeze" | "Tile" | "TopK" | "Unsqueeze"
-        | "Upsample" | "CumSum" => 1,
+        "BlackmanWindow" | "ConstantOfShape" | "HammingWindow" | "HannWindow" | "If" | "MelWeightMatrix" | "Range" => 0,
+        "AffineGrid" | "CenterCropPad" | "Col2Im" | "Compress" | "CumProd" | "CumSum" | "DFT" | "Expand" | "OneHot" | "Pad"
+        | "Resize" | "Reshape" | "STFT" | "SequenceAt" | "Slice" | "Split" | "SplitToSequence" | "Squeeze" | "Tile" | "TopK"
+        | "Trilu" | "Unsqueeze" | "Upsample" => 1,
+        "MaxUnpool" => 2,
         reduction if reduction.starts_with("Reduce") => 1,
         _ => return Ok(()),
     };

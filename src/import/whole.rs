@@ -6,7 +6,10 @@
 
 use super::attributes::Attributes;
 use super::builders::Built;
-use super::rules::{self, Rule};
+use super::expand;
+use super::guard;
+use super::rules::{self, Rule, Shapes};
+use super::sketch::{Expansion, Ref, Sketch};
 use std::sync::{Arc, LazyLock};
 use tract_onnx::model::{ParsingContext, optional_inputs};
 use tract_onnx::pb::NodeProto;
@@ -26,7 +29,7 @@ pub(super) const COPY: &str = "KilnCopy";
 /// An importer whose operators are kept whole as `rules` says.
 pub(super) fn importer() -> tract_onnx::Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
-    for name in rules::NAMES {
+    for name in rules::NAMES.iter().copied().chain(expand::names()) {
         onnx.op_register.insert(name, whole);
     }
     onnx.op_register.insert(HELD, held);
@@ -37,7 +40,7 @@ pub(super) fn importer() -> tract_onnx::Onnx {
 
 fn whole(ctx: &ParsingContext, node: &NodeProto) -> Built {
     let opset = ctx.onnx_operator_set_version;
-    match rules::rule(node, opset) {
+    match rules::rule(node, opset).or_else(|| expand::rule(node)) {
         Some(rule) => Ok((Box::new(Whole::new(node, opset, rule)), vec![])),
         None => super::builders::stock(ctx, node),
     }
@@ -61,11 +64,38 @@ impl Whole {
         Whole { node: Arc::new(node.clone()), opset, slots, rule }
     }
 
+    /// One that is written out by this expansion.
+    pub fn expanded(node: &NodeProto, opset: i64, expansion: Expansion) -> Whole {
+        Whole::new(node, opset, Rule { shapes: Shapes::Expansion(expansion), element_wise: false, folds: false })
+    }
+
+    /// tract's own evaluation of the node.
+    fn run(&self, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let facts: Vec<(DatumType, Vec<usize>)> = inputs.iter().map(|t| (t.datum_type(), t.shape().to_vec())).collect();
+        let constants: Vec<_> = inputs.iter().map(|t| Some(t.clone().into_arc_tensor())).collect();
+        super::externs::alone(&self.node, self.opset, &self.slots, &facts, &constants)?.run(tvec![])
+    }
+
     fn facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let all = (self.rule.shapes)(&Inputs { node: &self.node, slots: &self.slots, facts: inputs })?;
+        let inputs = Inputs { node: &self.node, slots: &self.slots, facts: inputs };
+        let all = match self.rule.shapes {
+            Shapes::Rule(shapes) => shapes(&inputs)?,
+            Shapes::Expansion(expansion) => {
+                let mut sketch = Sketch::new(&inputs, self.opset);
+                let outputs = expansion(&mut sketch)?;
+                sketch.facts(&outputs)?
+            }
+        };
         let wanted = self.node.output.iter().enumerate().filter(|(_, name)| !name.is_empty());
         wanted.map(|(slot, _)| all.get(slot).cloned().with_context(|| format!("output {slot} is not supported"))).collect()
     }
+}
+
+/// What an operator's expansion draws, if that is how it is described.
+pub(super) fn drawn<'a>(whole: &'a Whole, inputs: &'a Inputs<'a>) -> Option<TractResult<(Sketch<'a>, Vec<Ref>)>> {
+    let Shapes::Expansion(expansion) = whole.rule.shapes else { return None };
+    let mut sketch = Sketch::new(inputs, whole.opset);
+    Some(expansion(&mut sketch).map(|outputs| (sketch, outputs)))
 }
 
 impl PartialEq for Whole {
@@ -83,13 +113,19 @@ impl Op for Whole {
 }
 
 impl EvalOp for Whole {
-    not_out_of_plan!();
+    /// Small integers are often shapes in the making: where all inputs are known, tract evaluates the node by its own means
+    /// if it can.
+    fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+        let integer = |t: &TValue| t.datum_type().is_integer() || t.datum_type() == DatumType::TDim;
+        if !self.rule.folds || !inputs.first().is_some_and(integer) || !STOCK.op_register.0.contains_key(&self.node.op_type) {
+            return Ok(None);
+        }
+        Ok(guard::run(|| self.run(inputs)).ok())
+    }
 
     /// Inside a loop or a branch tract runs the op, by its own means.
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let facts: Vec<(DatumType, Vec<usize>)> = inputs.iter().map(|t| (t.datum_type(), t.shape().to_vec())).collect();
-        let constants = vec![None; facts.len()];
-        super::externs::alone(&self.node, self.opset, &self.slots, &facts, &constants)?.run(inputs)
+        self.run(inputs)
     }
 }
 
@@ -142,7 +178,12 @@ impl InferenceOp for Whole {
         let known: Option<Vec<TypedFact>> = inputs.iter().map(|&f| TypedFact::try_from(f).ok()).collect();
         let mut out: Facts = outputs.into_iter().cloned().collect();
         if let Some(known) = known {
-            for (out, fact) in out.iter_mut().zip(self.facts(&known.iter().collect::<Vec<_>>())?) {
+            let facts = match self.facts(&known.iter().collect::<Vec<_>>()) {
+                // A value that the expansion asks for may become known later; if not, `output_facts` says so.
+                Err(_) if matches!(self.rule.shapes, Shapes::Expansion(_)) => tvec![],
+                facts => facts?,
+            };
+            for (out, fact) in out.iter_mut().zip(facts) {
                 out.unify_with(&InferenceFact::dt_shape(fact.datum_type, fact.shape.to_tvec()))?;
             }
         }

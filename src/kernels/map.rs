@@ -55,7 +55,7 @@ struct View {
 }
 
 /// Panics unless strided accesses of `size` bytes stay inside of `len` bytes.
-fn assert_inside(dims: &[usize; MAP_RANK], strides: &[usize; MAP_RANK], size: usize, len: usize) {
+pub(super) fn assert_inside(dims: &[usize; MAP_RANK], strides: &[usize; MAP_RANK], size: usize, len: usize) {
     if !dims.contains(&0) {
         let last: usize = dims.iter().zip(strides).map(|(&d, &s)| (d - 1) * s).sum();
         assert!((last + 1) * size <= len);
@@ -63,15 +63,15 @@ fn assert_inside(dims: &[usize; MAP_RANK], strides: &[usize; MAP_RANK], size: us
 }
 
 /// A tile: where it starts in each input and in the output, in elements, and its size.
-struct Tile {
-    offsets: [usize; MAX_REGISTERS],
-    out: usize,
+pub(super) struct Tile {
+    pub offsets: [usize; MAX_REGISTERS],
+    pub out: usize,
     rows: usize,
     columns: usize,
 }
 
 /// The tiles of an index space.
-struct Tiles<'a> {
+pub(super) struct Tiles<'a> {
     dims: [usize; MAP_RANK],
     inputs: &'a [Input<'a>],
     size: (usize, usize),
@@ -82,7 +82,7 @@ struct Tiles<'a> {
 }
 
 impl<'a> Tiles<'a> {
-    fn new(dims: [usize; MAP_RANK], inputs: &'a [Input<'a>], size: (usize, usize)) -> Self {
+    pub fn new(dims: [usize; MAP_RANK], inputs: &'a [Input<'a>], size: (usize, usize)) -> Self {
         Tiles { dims, inputs, size, index: [0; MAP_RANK], block: 0, done: dims.contains(&0) }
     }
 
@@ -633,6 +633,7 @@ pub(crate) fn binary_i64(f: Binary, a: i64, b: i64) -> i64 {
                 0
             }
         }
+        Binary::ShiftRightSigned => a >> if (0..64).contains(&b) { b } else { 63 },
         Binary::ShiftRight => {
             if (0..64).contains(&b) {
                 (a as u64 >> b) as i64

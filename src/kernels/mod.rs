@@ -22,12 +22,14 @@ pub mod gemm;
 pub mod half;
 pub mod isa;
 pub mod map;
+pub mod map_f64;
 pub mod math;
 pub mod pack;
 pub mod pool;
 pub mod portable;
 pub mod recurrent;
 pub mod reduce;
+pub mod resample;
 pub mod simd;
 pub mod span;
 #[cfg(test)]

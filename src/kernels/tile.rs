@@ -160,7 +160,8 @@ unsafe fn many<V: F32s, const R: usize, const W: usize, const H: usize>(block: &
     }
 }
 
-/// As [`many`], but with tiles of X vectors as long as they are full, and sums split by D in the rest.
+/// As [`many`], but with tiles of X vectors as long as they are full. Where not even one is, sums are split by D. Behind
+/// full tiles they are not: all columns are added up in the same order, so that equal weights give equal answers.
 #[inline(always)]
 unsafe fn few<V: F32s, const R: usize, const X: usize, const W: usize, const H: usize, const D: usize>(block: &RowBlock<'_, '_>) {
     let mut column = block.first;
@@ -168,6 +169,11 @@ unsafe fn few<V: F32s, const R: usize, const X: usize, const W: usize, const H: 
         // SAFETY: as promised to `RowBlock::new`, here and below.
         unsafe { tile::<V, R, X, 1>(block, column, X * V::LANES) };
         column += X * V::LANES;
+    }
+    if column > block.first && D > 1 {
+        let rest = RowBlock { first: column, ..*block };
+        // SAFETY: as above: a part of the block.
+        return unsafe { many::<V, R, W, H>(&rest) };
     }
     while column < block.end {
         let left = block.end - column;

@@ -337,7 +337,9 @@ impl<'n> Builder<'n> {
             record.to_offset = word(to.layout.offset)?;
             to.layout.offset = 0;
         }
-        let (source, destination) = (self.operand(from)?, self.operand(&to)?);
+        let source = self.operand(from)?;
+        // What is filled is the whole, of which the copy may reach a part.
+        let destination = if fill.is_some() { Some(to.root) } else { self.operand(&to)? };
         self.push(OpKind::Copy, &record, &[], vec![source], vec![destination], vec![], "data moves to another layout");
         Ok(())
     }

@@ -200,6 +200,8 @@ fn evaluate(op: &Op, inputs: &[Constant], dims: &[usize], dtype: DType) -> Optio
     let x = inputs.first()?;
     let layout = match op {
         Op::Transpose(perm) => x.layout.transpose(perm),
+        // The same bits as another type.
+        Op::Reshape if dtype != x.dtype => return Some(Constant::new(materialized(x).bytes, dtype, dims)),
         Op::Reshape => match x.layout.reshape(dims) {
             Some(layout) => layout,
             None => return Some(materialized(x).with_layout(Layout::row_major(dims))),
@@ -266,9 +268,8 @@ fn cast(x: &Constant, dtype: DType) -> Option<Constant> {
     }
     let values = match (is_float(x.dtype), dtype) {
         (true, DType::Bool) => x.f32s().iter().map(|&v| (v != 0.0) as i64).collect(),
-        (true, _) => x.f32s().iter().map(|&v| v as i64).collect(),
         (false, DType::Bool) => x.i64s().iter().map(|&v| (v != 0) as i64).collect::<Vec<_>>(),
-        (false, _) => x.i64s(),
+        _ => x.i64s(),
     };
     Some(Constant::of_i64(&values, dtype, &x.layout.dims))
 }

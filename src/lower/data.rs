@@ -1,6 +1,6 @@
 //! Nodes that move data: most are views, the rest strided copies.
 
-use super::builder::{Builder, word};
+use super::builder::{Builder, View, word};
 use super::layout::Layout;
 use crate::graph::{Node, Op, ValueId};
 use crate::plan::draft::Storage;
@@ -27,7 +27,8 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node, out: ValueId) -> Result<(),
                     (view, layout)
                 }
             };
-            b.bind(out, view.with_layout(layout));
+            // The same bits may be of another type.
+            b.bind(out, View { dtype: b.net.dtype(out), ..view.with_layout(layout) });
             Ok(())
         }
         Op::Slice { axis, start, step, .. } if *step > 0 => {
@@ -77,7 +78,10 @@ fn concat(b: &mut Builder<'_>, node: &Node, out: ValueId, axis: usize) -> Result
 
 fn pad(b: &mut Builder<'_>, x: ValueId, out: ValueId, before: &[usize], value: &[u8]) -> Result<(), String> {
     let view = b.view(x)?;
-    let output = b.output(out, &view.layout.order(), false)?;
+    // A buffer of its own, which is filled as a whole, and no part of a concat's output.
+    let (net, order) = (b.net, view.layout.order());
+    let output = b.buffer(net.name(out), net.dtype(out), net.dims(out), &order)?;
+    b.bind(out, output.clone());
     let mut inside = output.layout.clone();
     for (axis, &start) in before.iter().enumerate() {
         inside = inside.slice(axis, start, 1, view.layout.dims[axis]);
@@ -85,9 +89,6 @@ fn pad(b: &mut Builder<'_>, x: ValueId, out: ValueId, before: &[usize], value: &
     let mut eight = [0; 8];
     for (to, from) in eight.iter_mut().zip(value) {
         *to = *from;
-    }
-    if !b.is_whole(&output) {
-        return Err("a padded tensor can't be a part of another".into());
     }
     let elements = output.layout.elements();
     b.copy_filled(&view, &output.with_layout(inside), Some((elements, u64::from_le_bytes(eight))))

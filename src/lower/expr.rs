@@ -4,7 +4,7 @@
 //! A map reads its inputs once and writes its result once, so a chain that becomes one map moves memory once instead of
 //! once a node. All steps of an expression compute in one [`Domain`]; nodes whose domains differ stay apart.
 
-use super::constant::is_float;
+use super::constant::{Constant, is_float};
 use super::net::Net;
 use crate::graph::{Node, Op, ValueId};
 use crate::program::map::MAX_REGISTERS;
@@ -44,6 +44,7 @@ fn bits(p: [f32; 2]) -> [u32; 2] {
 fn domain(dtype: DType) -> Option<Domain> {
     match dtype {
         DType::Bool => None,
+        DType::F64 => Some(Domain::F64),
         d if is_float(d) => Some(Domain::F32),
         _ => Some(Domain::I64),
     }
@@ -56,6 +57,19 @@ impl Expr {
         let inputs: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
         let kind = |i: usize| domain(net.dtype(inputs[i]));
         let to = net.dtype(out);
+        // Computed as `i64`: what depends on the sign of the highest bit is not.
+        let ordered = |f: Binary| {
+            use Binary::*;
+            matches!(f, Div | Min | Max | Pow | Rem | Mod | Less | LessEqual | Greater | GreaterEqual | Prelu)
+        };
+        let signed = match node.op {
+            Op::Binary(f) => ordered(f),
+            Op::Unary(f, _) => matches!(f, Unary::Abs | Unary::Sign),
+            _ => false,
+        };
+        if signed && net.dtype(inputs[0]) == DType::U64 {
+            return None;
+        }
         let domain = match node.op {
             Op::Unary(..) => kind(0),
             Op::Binary(f) => match (kind(0), f) {
@@ -65,6 +79,7 @@ impl Expr {
             },
             Op::Select => kind(1),
             Op::Cast => match (kind(0), domain(to)) {
+                (Some(Domain::F64), _) | (_, Some(Domain::F64)) => Some(Domain::F64),
                 (Some(Domain::F32), _) | (_, Some(Domain::F32)) => Some(Domain::F32),
                 (None, None) => None,
                 _ => Some(Domain::I64),
@@ -91,7 +106,8 @@ impl Expr {
     }
 
     fn argument(&mut self, net: &Net, v: ValueId) -> Arg {
-        if let Some(c) = net.constant(v).filter(|c| c.layout.elements() > 0 && c.layout.elements() <= 1 << 16) {
+        let small = |c: &&Constant| (1..=1 << 16).contains(&c.layout.elements()) && self.domain != Some(Domain::F64);
+        if let Some(c) = net.constant(v).filter(small) {
             let p = if self.domain == Some(Domain::I64) {
                 let all = c.i64s();
                 all.iter().all(|&x| x == all[0]).then(|| [all[0] as u32, (all[0] >> 32) as u32])
@@ -123,6 +139,7 @@ impl Expr {
         let exact = match dtype {
             DType::Bool => true,
             DType::I64 => domain == Some(Domain::I64),
+            DType::F64 => domain == Some(Domain::F64),
             d => is_float(d) && domain == Some(Domain::F32),
         };
         if !exact {

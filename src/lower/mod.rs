@@ -2,32 +2,43 @@
 //!
 //! In order:
 //! 1. [`constant`]: what hangs only on weights and constants is evaluated; views of weights stay views of the mapped file.
-//! 2. [`rewrite`]: functions that exporters spell out (GELU, hard-swish, means, batch norms) become one node again.
-//! 3. [`group`]: nodes that run as one op are found: epilogues of products, chains of element-wise nodes, attention.
-//! 4. Each group becomes an op, in [`gemm`], [`conv`], [`pool`], [`map`], [`reduce`], [`data`], [`recurrent`],
+//! 2. [`wide`], [`dynamic`], [`unroll`], [`spatial`], [`einsum`]: what no kernel computes (narrow types, weights that are computed, windows
+//!    over three axes, sums of products that are no matrix product) is put in terms of what they do.
+//! 3. [`rewrite`]: functions that exporters spell out (GELU, hard-swish, means, batch norms) become one node again.
+//!    Quantisation that is left becomes arithmetic ([`quantised`]).
+//! 4. [`group`]: nodes that run as one op are found: epilogues of products, chains of element-wise nodes, attention.
+//! 5. Each group becomes an op, in [`gemm`], [`conv`], [`pool`], [`map`], [`reduce`], [`data`], [`index`], [`recurrent`],
 //!    [`attention`]; [`builder`] keeps the books. No pass deals with channels-first against channels-last: values carry
 //!    their [`layout`], axis operations only change it, and an op that needs another one asks for a copy.
-//! 5. A node that has no native form is left to the host ([`external`]), with the reason.
+//! 6. A node that has no native form is left to the host ([`external`]), with the reason.
 
 mod attention;
 mod builder;
 mod constant;
 mod conv;
 mod data;
+mod dynamic;
+mod einsum;
 mod expr;
 mod external;
 mod gemm;
 mod group;
+mod index;
 mod layout;
 mod map;
 mod net;
 mod pack;
 mod pool;
+mod quantised;
 mod recurrent;
 mod reduce;
 mod rewrite;
+mod sample;
 mod scalar;
+mod spatial;
 mod stream;
+mod unroll;
+mod wide;
 
 use crate::ModelError;
 use crate::graph::{Graph, Node, Op};
@@ -89,8 +100,15 @@ pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, ModelError> {
         constant::fold(&mut net);
     }
     let metadata = net.graph.metadata.clone();
+    wide::run(&mut net);
+    constant::fold(&mut net);
+    dynamic::run(&mut net);
+    unroll::run(&mut net);
+    spatial::run(&mut net);
+    einsum::run(&mut net);
     reduce::split_group_norms(&mut net);
     rewrite::run(&mut net);
+    quantised::run(&mut net);
     constant::fold(&mut net);
     let groups = group::form(&net);
     let mut b = Builder::new(&net)?;
@@ -140,13 +158,18 @@ fn single(b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
         | Op::Pad { .. }
         | Op::Window { .. }
         | Op::Gather { .. } => data::emit(b, node, out?),
+        Op::GatherElements { .. } | Op::GatherNd { .. } | Op::ScatterElements { .. } | Op::ScatterNd { .. } => {
+            index::emit(b, node, out?)
+        }
+        Op::Resample { .. } | Op::Cumulate { .. } => reduce::emit(b, node, out?),
+        Op::GridSample { .. } | Op::RoiAlign { .. } => sample::emit(b, node, out?),
         Op::Lstm(_) | Op::Gru(_) | Op::Rnn(_) => recurrent::emit(b, node),
         Op::Conv { .. } | Op::ConvTranspose { .. } => conv::supported(b.net, node),
         Op::Extern { reason } => Err(reason.clone()),
         Op::BatchNorm { .. } => Err("its parameters are computed at run time".into()),
         Op::EinSum { .. } => Err("it is no product of two matrices of float32".into()),
         Op::Unary(..) | Op::Binary(_) | Op::Select | Op::Cast => Err("it needs too many registers".into()),
-        Op::Quantize { .. } | Op::Dequantize { .. } => Err("quantised nodes have no native form yet".into()),
+        Op::Quantize { .. } | Op::Dequantize { .. } => Err("this form of quantisation has no native form yet".into()),
     }
 }
 

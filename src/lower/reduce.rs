@@ -30,7 +30,8 @@ fn beside(b: &mut Builder<'_>, x: ValueId, axes: &[usize]) -> Result<(View, Vec<
 pub(super) fn along(b: &mut Builder<'_>, x: ValueId, out: ValueId, axes: &[usize], kind: ReduceKind) -> Result<(), String> {
     let dtype = b.net.dtype(x);
     let whole = matches!(kind, ReduceKind::Sum | ReduceKind::Max | ReduceKind::Min | ReduceKind::Product);
-    if dtype != DType::F32 && !(whole && matches!(dtype, DType::I64 | DType::I32)) {
+    let wide = dtype == DType::F64 && (whole || kind == ReduceKind::Mean);
+    if dtype != DType::F32 && !wide && !(whole && matches!(dtype, DType::I64 | DType::I32)) {
         return Err(format!("this reduction of {dtype} has no native form"));
     }
     let (view, order, [outer, len, inner]) = beside(b, x, axes)?;
@@ -49,10 +50,34 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node, out: ValueId) -> Result<(),
         Op::LayerNorm { .. } | Op::GroupNorm { .. } => return norm(b, node, x, out),
         _ => {}
     }
-    if b.net.dtype(x) != DType::F32 {
-        return Err(format!("{} of {} has no native form", node.op_type, b.net.dtype(x)));
+    let dtype = b.net.dtype(x);
+    let whole = matches!(node.op, Op::TopK { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. });
+    let wide = dtype == DType::F64 && matches!(node.op, Op::Cumulate { .. });
+    if dtype != DType::F32 && !wide && !(whole && matches!(dtype, DType::I64 | DType::I32)) {
+        return Err(format!("{} of {dtype} has no native form", node.op_type));
     }
     match node.op {
+        Op::Cumulate { axis, product, exclusive, reverse } => {
+            let (view, order, [outer, len, inner]) = beside(b, x, &[axis])?;
+            let output = b.output(out, &order, false)?;
+            let (outer, len, inner) = (word(outer)?, word(len)?, word(inner)?);
+            let (product, exclusive, reverse) = (product as u32, exclusive as u32, reverse as u32);
+            let record = program::Cumulate { outer, len, inner, product, exclusive, reverse };
+            write(b, OpKind::Cumulate, &record, &[view], &output, "running sums")
+        }
+        Op::Resample { axis } => {
+            let [_, Some(places), Some(weights)] = node.inputs[..] else { return Err("no places or weights".into()) };
+            let (view, order, [outer, len, inner]) = beside(b, x, &[axis])?;
+            let [n, taps] = b.net.dims(places)[..] else { return Err("places are no matrix".into()) };
+            let (places, weights) = (b.row_major(places)?, b.row_major(weights)?);
+            let output = b.output(out, &order, false)?;
+            let (outer, len, inner) = (word(outer)?, word(len)?, word(inner)?);
+            let record = program::Resample { outer, len, out: word(n)?, inner, taps: word(taps)? };
+            let inputs = vec![b.operand(&view)?, b.operand(&places)?, b.operand(&weights)?];
+            let outputs = vec![b.operand(&output)?];
+            b.push(OpKind::Resample, &record, &[], inputs, outputs, vec![], "weighted sums along an axis");
+            Ok(())
+        }
         Op::Softmax { axis, log } => {
             let (view, order, [outer, len, inner]) = beside(b, x, &[axis])?;
             let output = b.output(out, &order, false)?;

@@ -249,9 +249,12 @@ fn batch_norms(net: &mut Net) {
             continue;
         };
         let parameters: Option<Vec<Vec<f32>>> = rest.iter().map(|v| Some(net.constant((*v)?)?.f32s())).collect();
-        let Some([scale, bias, mean, variance]) = parameters.as_deref() else { continue };
         let dims = net.dims(*x).to_vec();
         let mut shape = vec![1; dims.len().saturating_sub(1).max(1)];
+        let Some([scale, bias, mean, variance]) = parameters.as_deref() else {
+            i += computed_batch_norm(net, i - 1, &shape, *epsilon);
+            continue;
+        };
         shape[0] = scale.len();
         let factor: Vec<f32> = scale.iter().zip(variance).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
         let sum: Vec<f32> = (0..factor.len()).map(|c| bias[c] - mean[c] * factor[c]).collect();
@@ -264,6 +267,41 @@ fn batch_norms(net: &mut Net) {
         i += 1;
     }
     net.index();
+}
+
+/// A batch norm whose parameters are computed, in small nodes; gives how many more there are now.
+fn computed_batch_norm(net: &mut Net, i: usize, shape: &[usize], epsilon: f32) -> usize {
+    let node = net.graph.nodes[i].clone();
+    let ([Some(x), Some(scale), Some(bias), Some(mean), Some(variance)], [Some(out), ..]) = (&node.inputs[..], &node.outputs[..])
+    else {
+        return 0;
+    };
+    if [x, scale, bias, mean, variance].iter().any(|v| net.dtype(**v) != DType::F32) {
+        return 0;
+    }
+    let dims = net.dims(*x).to_vec();
+    let mut shape = shape.to_vec();
+    shape[0] = net.dims(*scale).iter().product();
+    let mut nodes = vec![];
+    let mut add = |net: &mut Net, op: Op, inputs: &[ValueId], dims: &[usize]| {
+        let v = net.value(node.name.clone(), DType::F32, dims);
+        nodes.push(made(&node, op, inputs, v));
+        v
+    };
+    let [scale, bias, mean, variance] = [scale, bias, mean, variance].map(|v| add(net, Op::Reshape, &[*v], &shape));
+    let sum = add(net, Op::Unary(Unary::Affine, [1.0, epsilon]), &[variance], &shape);
+    let inverse = add(net, Op::Unary(Unary::Rsqrt, [0.0; 2]), &[sum], &shape);
+    let factor = add(net, Op::Binary(Binary::Mul), &[inverse, scale], &shape);
+    let centred = add(net, Op::Binary(Binary::Sub), &[*x, mean], &dims);
+    let scaled = add(net, Op::Binary(Binary::Mul), &[centred, factor], &dims);
+    add(net, Op::Binary(Binary::Add), &[scaled, bias], &dims);
+    if let Some(last) = nodes.last_mut() {
+        last.outputs = vec![Some(*out)];
+    }
+    let more = nodes.len() - 1;
+    net.graph.nodes.splice(i..i + 1, nodes);
+    net.index();
+    more
 }
 
 /// A mask that selects a very small number instead of a score, before a softmax: it becomes a sum, of the mask's own

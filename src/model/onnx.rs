@@ -79,13 +79,24 @@ impl Onnx {
                 key.values.insert(g.name.clone(), (g.dtype, g.dims.clone(), bytes.clone()));
             }
         }
+        // Sizes may depend on values that were not seen to decide any: then all that are known become constants.
+        let known = given.iter().filter_map(|g| Some((g.name.clone(), (g.dtype, g.dims.clone(), g.bytes.clone()?))));
+        let all = Key { shapes: key.shapes.clone(), values: known.collect() };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(i) = kept.iter().position(|(k, _)| *k == key) {
+        if let Some(i) = kept.iter().position(|(k, _)| *k == key || *k == all) {
             let found = kept.remove(i);
             kept.push(found.clone());
             return Ok(found.1);
         }
-        let compiled = Arc::new(self.compile(&key)?);
+        let compiled = match self.compile(&key) {
+            Err(error @ ModelError::Node { .. }) if all.values.len() > key.values.len() => {
+                let compiled = self.compile(&all).map_err(|_| error)?;
+                key = all;
+                compiled
+            }
+            compiled => compiled?,
+        };
+        let compiled = Arc::new(compiled);
         if kept.len() == KEPT {
             kept.remove(0);
         }

@@ -3,6 +3,7 @@
 use super::{Context, Entry, Op};
 use crate::error::Result;
 use crate::kernels::map::{Input, MapF32, MapI64};
+use crate::kernels::map_f64::MapF64;
 use crate::kernels::{Backend, Src};
 use crate::program::map::{MAP_RANK, MAX_REGISTERS};
 use crate::program::{Domain, Map, OpKind, Rules};
@@ -28,6 +29,8 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let result = map.result as usize;
     if map.domain == Domain::I64 as u32 {
         MapI64 { dims, inputs, instructions, result, output, dtype }.run();
+    } else if map.domain == Domain::F64 as u32 {
+        MapF64 { dims, inputs, instructions, result, output, dtype }.run();
     } else {
         MapF32 { dims, inputs, instructions, result, output, dtype, registers: context.scratch() }.run::<B>();
     }
@@ -250,6 +253,31 @@ mod tests {
             let got = case.run(entry::<crate::kernels::portable::Scalar>()).unwrap();
             assert_eq!(got[0].to::<i64>(), want, "{f:?} ({:?})", Isa::Scalar);
         }
+    }
+
+    #[test]
+    fn doubles_are_exact() {
+        let a = [1e200f64, -2.5, 1.0 + f64::EPSILON, 9_007_199_254_740_991.0];
+        let steps = [
+            Instruction { p: [0, 0x3ff0_0000], ..step(0, 0, 1, [0; 3], [0.0; 2]) }, // 1.0
+            step(2, Binary::Sub as u8, 2, [0, 1, 0], [0.0; 2]),
+            step(1, Unary::Affine as u8, 3, [2, 0, 0], [2.0, 0.0]),
+        ];
+        let record = map(Domain::F64, &[4], 1, &steps, 3);
+        let run = |output: Tensor| {
+            let tail = tail(&[[1, 0, 0, 0, 0, 0]], &steps);
+            let case = Case {
+                record: &record,
+                tail: &tail,
+                inputs: vec![Some(tensor(&a))],
+                outputs: vec![Some(output)],
+                shared: vec![],
+            };
+            case.run(entry::<crate::kernels::portable::Scalar>()).unwrap().remove(0)
+        };
+        assert_eq!(run(blank::<f64>(4)).to::<f64>(), a.map(|a| (a - 1.0) * 2.0));
+        assert_eq!(run(blank::<i64>(4)).to::<i64>(), [i64::MAX, -7, 0, 18_014_398_509_481_980]);
+        assert_eq!(run(blank::<f32>(4)).to::<f32>()[0], f32::INFINITY);
     }
 
     #[test]

@@ -18,10 +18,13 @@ pub mod attention;
 pub mod conv;
 pub mod data;
 pub mod gemm;
+pub mod index;
 pub mod map;
 pub mod pool;
 pub mod recurrent;
 pub mod reduce;
+pub mod resample;
+pub mod sample;
 pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -49,6 +52,12 @@ const fn all<B: Backend>() -> [Entry; KINDS] {
         reduce::top_k(),
         stream::window(),
         data::external(),
+        index::gather_nd(),
+        index::scatter(),
+        resample::resample::<B>(),
+        resample::cumulate(),
+        sample::grid_sample(),
+        sample::roi_align(),
     ]
 }
 

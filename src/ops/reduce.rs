@@ -4,7 +4,7 @@ use super::{Context, Entry, Op};
 use crate::error::Result;
 use crate::kernels::{Backend, Dst, Src, reduce as kernels};
 use crate::program::{ArgReduce, Norm, OpKind, Reduce, ReduceKind, Rules, Softmax, TopK};
-use crate::tensor::DType;
+use crate::tensor::{DType, Element};
 
 /// [`Reduce`](OpKind::Reduce).
 pub const fn reduce<B: Backend>() -> Entry {
@@ -23,6 +23,19 @@ fn eval_reduce<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
             // The 64-bit limits don't fit: the 32-bit ones stand for them.
             let start = identity(kind).clamp(i32::MIN as i64, i32::MAX as i64) as i32;
             whole(sizes, context.src::<i32>(x), context.dst(y), join, start);
+        }
+        DType::F64 => {
+            let (from, to) = (context.src::<f64>(x), context.dst::<f64>(y));
+            let start = match kind {
+                ReduceKind::Max => f64::NEG_INFINITY,
+                ReduceKind::Min => f64::INFINITY,
+                ReduceKind::Product => 1.0,
+                _ => 0.0,
+            };
+            whole(sizes, from, to, |a, b| double(kind, a, b), start);
+            if kind == ReduceKind::Mean {
+                (0..sizes[0] * sizes[2]).for_each(|i| to.set(i, to.src().at(i) / sizes[1] as f64));
+            }
         }
         _ => B::launch(kernels::Reduce { kind, sizes, x: context.src(x), y: context.dst(y) }),
     }
@@ -45,6 +58,17 @@ fn identity(kind: ReduceKind) -> i64 {
         ReduceKind::Min => i64::MAX,
         ReduceKind::Product => 1,
         _ => 0,
+    }
+}
+
+/// NaN stays.
+fn double(kind: ReduceKind, a: f64, b: f64) -> f64 {
+    match kind {
+        ReduceKind::Max if a > b || a.is_nan() => a,
+        ReduceKind::Min if a < b || a.is_nan() => a,
+        ReduceKind::Max | ReduceKind::Min => b,
+        ReduceKind::Product => a * b,
+        _ => a + b,
     }
 }
 
@@ -91,9 +115,10 @@ fn eval_norm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 }
 
 /// Whether `a` comes before `b`: larger (or smaller) first, NaN before all.
-fn before(a: f32, b: f32, min: bool) -> bool {
-    if a.is_nan() || b.is_nan() {
-        a.is_nan() && !b.is_nan()
+fn before<T: PartialOrd>(a: T, b: T, min: bool) -> bool {
+    let nan = |v: &T| v.partial_cmp(v).is_none();
+    if nan(&a) || nan(&b) {
+        nan(&a) && !nan(&b)
     } else if min {
         a < b
     } else {
@@ -107,9 +132,17 @@ pub const fn arg_reduce() -> Entry {
 }
 
 fn eval_arg_reduce(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+    match context.dtype(op.needed_input(0)?) {
+        DType::I64 => arg::<i64>(context, op),
+        DType::I32 => arg::<i32>(context, op),
+        _ => arg::<f32>(context, op),
+    }
+}
+
+fn arg<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (a, _) = op.record::<ArgReduce>()?;
     let [outer, len, inner] = [a.outer, a.len, a.inner].map(|n| n as usize);
-    let (x, y) = (context.src::<f32>(op.needed_input(0)?), context.dst::<i64>(op.needed_output(0)?));
+    let (x, y) = (context.src::<T>(op.needed_input(0)?), context.dst::<i64>(op.needed_output(0)?));
     for o in 0..outer {
         for i in 0..inner {
             let at = |j: usize| x.at((o * len + j) * inner + i);
@@ -131,12 +164,20 @@ pub const fn top_k() -> Entry {
     Entry { kind: OpKind::TopK, rules: Rules::of::<TopK>(), eval: eval_top_k }
 }
 
-/// Keeps the best `k` so far in order, in scratch: an insertion for each element that is better than the last of them.
 fn eval_top_k(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+    match context.dtype(op.needed_input(0)?) {
+        DType::I64 => top::<i64>(context, op),
+        DType::I32 => top::<i32>(context, op),
+        _ => top::<f32>(context, op),
+    }
+}
+
+/// Keeps the best `k` so far in order, in scratch: an insertion for each element that is better than the last of them.
+fn top<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (t, _) = op.record::<TopK>()?;
     let [outer, len, inner, k] = [t.outer, t.len, t.inner, t.k].map(|n| n as usize);
-    let x = context.src::<f32>(op.needed_input(0)?);
-    let (values, indices) = (context.dst::<f32>(op.needed_output(0)?), context.dst::<i64>(op.needed_output(1)?));
+    let x = context.src::<T>(op.needed_input(0)?);
+    let (values, indices) = (context.dst::<T>(op.needed_output(0)?), context.dst::<i64>(op.needed_output(1)?));
     let best = context.scratch::<u32>();
     for o in 0..outer {
         for i in 0..inner {
@@ -251,6 +292,21 @@ mod tests {
     }
 
     #[test]
+    fn reductions_of_doubles() {
+        let x = tensor(&[1e300, -2e300, 3e300, 0.5, f64::NAN, 1.0]);
+        let cases =
+            [(ReduceKind::Sum, 2e300), (ReduceKind::Max, 3e300), (ReduceKind::Min, -2e300), (ReduceKind::Mean, 2e300 / 3.0)];
+        for (kind, want) in cases {
+            let record = Reduce { kind: kind as u32, outer: 2, len: 3, inner: 1 };
+            let case = Case::new(&record, vec![x.clone()], vec![blank::<f64>(2)]);
+            let got = case.run(reduce::<crate::kernels::portable::Scalar>()).unwrap()[0].to::<f64>();
+            assert!((got[0] - want).abs() <= 1e285 && got[1].is_nan(), "{kind:?}: {got:?}");
+        }
+        let record = Reduce { kind: ReduceKind::L2 as u32, outer: 2, len: 3, inner: 1 };
+        assert!(Case::new(&record, vec![x], vec![blank::<f64>(2)]).check(OpKind::Reduce).is_err());
+    }
+
+    #[test]
     fn softmax_and_its_logarithm() {
         on_each_backend!(softmax_on());
     }
@@ -325,6 +381,14 @@ mod tests {
         let case = Case::new(&record, vec![x.clone()], vec![blank::<f32>(4), blank::<i64>(4)]);
         let got = case.run(top_k()).unwrap();
         assert_eq!((got[0].to::<f32>(), got[1].to::<i64>()), (vec![5.0, 1.0, 3.0, 0.0], vec![2, 0, 0, 2]));
+        let record = TopK { outer: 1, len: 3, inner: 1, k: 2, min: 0 };
+        let wide = [1i64 << 60, (1 << 60) + 1, -5];
+        let case = Case::new(&record, vec![tensor(&wide)], vec![blank::<i64>(2), blank::<i64>(2)]);
+        let got = case.run(top_k()).unwrap();
+        assert_eq!((got[0].to::<i64>(), got[1].to::<i64>()), (vec![wide[1], wide[0]], vec![1, 0]));
+        let record = ArgReduce { outer: 1, len: 3, inner: 1, min: 0, last: 0 };
+        let case = Case::new(&record, vec![tensor(&[7i32, -1, 9])], vec![blank::<i64>(1)]);
+        assert_eq!(case.run(arg_reduce()).unwrap()[0].to::<i64>(), [2]);
         let record = TopK { outer: 1, len: 6, inner: 1, k: 3, min: 1 };
         let case = Case::new(&record, vec![x], vec![blank::<f32>(3), blank::<i64>(3)]);
         let got = case.run(top_k()).unwrap();

@@ -21,6 +21,8 @@ pub enum Domain {
     F32 = 0,
     /// `i64`, for all integer types and booleans; stores wrap (a store to floats rounds).
     I64 = 1,
+    /// `f64`, for any types of which one is `f64`; otherwise as [`Domain::F32`].
+    F64 = 2,
 }
 
 macro_rules! codes {
@@ -191,6 +193,8 @@ codes! {
         ShiftRight = 23,
         /// `atan2(a, b)`
         Atan2 = 24,
+        /// `a >> b`, which keeps the sign; from the width on, or by a negative `b`, only the sign is left
+        ShiftRightSigned = 25,
     }
 }
 
@@ -216,7 +220,7 @@ impl Binary {
     /// Whether it is a function of floats: all but the bitwise ones and shifts.
     pub const fn on_floats(self) -> bool {
         use Binary::*;
-        !matches!(self, BitAnd | BitOr | BitXor | ShiftLeft | ShiftRight)
+        !matches!(self, BitAnd | BitOr | BitXor | ShiftLeft | ShiftRight | ShiftRightSigned)
     }
 
     /// Whether it is a function of integers.
@@ -229,7 +233,7 @@ impl Binary {
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Instruction {
-    /// 0: constant (the parameters; in the `I64` domain the low and high half of it). 1: [`Unary`] of `a`.
+    /// 0: constant (the parameters; in the `I64` and `F64` domains the low and high half of its bits). 1: [`Unary`] of `a`.
     /// 2: [`Binary`] of `a`, `b`. 3: `a != 0 ? b : c`.
     pub class: u8,
     /// Number of the [`Unary`] or [`Binary`] function.
@@ -309,7 +313,7 @@ impl Map {
 impl Record for Map {
     fn check(&self, tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let inputs = self.inputs as usize;
-        if self.domain > 1 || self.rank == 0 || self.rank as usize > MAP_RANK {
+        if self.domain > 2 || self.rank == 0 || self.rank as usize > MAP_RANK {
             return bad("a map has an unknown domain or too many axes");
         }
         if self.registers as usize > MAX_REGISTERS || self.result >= self.registers || self.inputs > self.registers {
@@ -373,8 +377,8 @@ impl Record for Map {
         Ok(())
     }
 
-    /// One tile per register; integers are computed one at a time.
+    /// One tile per register; integers and `f64` are computed one at a time.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        if self.domain == Domain::I64 as u32 { 0 } else { 4 * self.registers as u64 * TILE as u64 }
+        if self.domain == Domain::F32 as u32 { 4 * self.registers as u64 * TILE as u64 } else { 0 }
     }
 }

@@ -19,18 +19,24 @@ pub mod attention;
 pub mod conv;
 pub mod data;
 pub mod gemm;
+pub mod index;
 pub mod map;
 pub mod recurrent;
 pub mod reduce;
+pub mod resample;
+pub mod sample;
 pub mod stream;
 
 pub use attention::Attention;
 pub use conv::{Conv, Pool, PoolKind};
 pub use data::{Copy, Extern, Gather};
 pub use gemm::{Epilogue, Gemm, PANEL, packed_len};
+pub use index::{Index, Join};
 pub use map::{Binary, Domain, Instruction, Map, Unary};
 pub use recurrent::{Gru, Lstm, Steps, hidden_padded};
 pub use reduce::{ArgReduce, Norm, Reduce, ReduceKind, Softmax, TopK};
+pub use resample::{Cumulate, Resample};
+pub use sample::{GridSample, RoiAlign};
 pub use stream::Window;
 
 use crate::error::{Error, Kind, Result};
@@ -80,11 +86,23 @@ pub enum OpKind {
     Window = 16,
     /// [`Extern`]: an op that the host resolves.
     Extern = 17,
+    /// [`Index`]: rows that tuples of indices name.
+    GatherNd = 18,
+    /// [`Index`]: rows written, or joined, where tuples of indices say.
+    Scatter = 19,
+    /// [`Resample`]: weighted sums along an axis.
+    Resample = 20,
+    /// [`Cumulate`]: running sums and products.
+    Cumulate = 21,
+    /// [`GridSample`]: elements of pictures at places of a grid.
+    GridSample = 22,
+    /// [`RoiAlign`]: regions of pictures as maps of one size.
+    RoiAlign = 23,
 }
 
 impl OpKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [OpKind; 17] = [
+    pub const ALL: [OpKind; 23] = [
         OpKind::Gemm,
         OpKind::Conv,
         OpKind::Depthwise,
@@ -102,6 +120,12 @@ impl OpKind {
         OpKind::TopK,
         OpKind::Window,
         OpKind::Extern,
+        OpKind::GatherNd,
+        OpKind::Scatter,
+        OpKind::Resample,
+        OpKind::Cumulate,
+        OpKind::GridSample,
+        OpKind::RoiAlign,
     ];
 
     /// The kind with this number, if there is one.
@@ -129,6 +153,12 @@ impl OpKind {
             OpKind::TopK => "top_k",
             OpKind::Window => "window",
             OpKind::Extern => "extern",
+            OpKind::GatherNd => "gather_nd",
+            OpKind::Scatter => "scatter",
+            OpKind::Resample => "resample",
+            OpKind::Cumulate => "cumulate",
+            OpKind::GridSample => "grid_sample",
+            OpKind::RoiAlign => "roi_align",
         }
     }
 }
@@ -235,6 +265,12 @@ macro_rules! dispatch {
             OpKind::TopK => $run::<TopK>($($argument),*),
             OpKind::Window => $run::<Window>($($argument),*),
             OpKind::Extern => $run::<Extern>($($argument),*),
+            OpKind::GatherNd => $run::<Index>($($argument),*),
+            OpKind::Scatter => $run::<index::Scatter>($($argument),*),
+            OpKind::Resample => $run::<Resample>($($argument),*),
+            OpKind::Cumulate => $run::<Cumulate>($($argument),*),
+            OpKind::GridSample => $run::<GridSample>($($argument),*),
+            OpKind::RoiAlign => $run::<RoiAlign>($($argument),*),
         }
     };
 }

@@ -1,6 +1,6 @@
 //! Ops along an axis: sums, softmax, norms, the largest and where it is.
 
-use super::{Operands, Record, bad};
+use super::{Operand, Operands, Record, bad};
 use crate::error::{Error, Kind, Result};
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -43,7 +43,8 @@ impl ReduceKind {
     }
 }
 
-/// `out[o][i] = kind over j of x[o][j][i]`. Input and output: `f32`, or both `i64` or both `i32` (sum, max, min, product).
+/// `out[o][i] = kind over j of x[o][j][i]`. Input and output: `f32`, or both `f64`, `i64` or `i32`
+/// (sum, max, min, product; `f64` also mean).
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Reduce {
@@ -64,7 +65,8 @@ impl Record for Reduce {
         };
         let (x, y) = (operands.input(0)?, operands.output(0)?);
         let whole = matches!(kind, ReduceKind::Sum | ReduceKind::Max | ReduceKind::Min | ReduceKind::Product);
-        if !(x.dtype == DType::F32 || whole && matches!(x.dtype, DType::I64 | DType::I32)) {
+        let wide = x.dtype == DType::F64 && (whole || kind == ReduceKind::Mean);
+        if !(x.dtype == DType::F32 || wide || whole && matches!(x.dtype, DType::I64 | DType::I32)) {
             return bad("a reduction does not work on this element type");
         }
         x.holds(x.dtype, product(&[self.outer, self.len, self.inner])?)?;
@@ -130,8 +132,14 @@ impl Record for Norm {
     }
 }
 
-/// Where along the middle axis of `[outer][len][inner]` the largest (smallest) value is. Input: `f32`. Output: `i64`
-/// `[outer][inner]`.
+/// The first operand, if its elements are of a type that is compared.
+fn comparable(operands: &Operands<'_>) -> Result<Operand> {
+    let x = operands.input(0)?;
+    if matches!(x.dtype, DType::F32 | DType::I64 | DType::I32) { Ok(x) } else { bad("this element type is not compared") }
+}
+
+/// Where along the middle axis of `[outer][len][inner]` the largest (smallest) value is. Input: `f32`, `i64` or `i32`.
+/// Output: `i64` `[outer][inner]`.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct ArgReduce {
@@ -152,13 +160,15 @@ impl Record for ArgReduce {
         if self.len == 0 {
             return bad("the largest of no values was asked for");
         }
-        operands.input(0)?.holds(DType::F32, product(&[self.outer, self.len, self.inner])?)?;
+        let x = comparable(operands)?;
+        x.holds(x.dtype, product(&[self.outer, self.len, self.inner])?)?;
         operands.output(0)?.holds(DType::I64, product(&[self.outer, self.inner])?)
     }
 }
 
 /// The `k` largest (smallest) along the middle axis of `[outer][len][inner]`, in order; of equal values the one with the
-/// lower index comes first. Input: `f32`. Outputs: values `f32` and indices `i64`, both `[outer][k][inner]`.
+/// lower index comes first. Input: `f32`, `i64` or `i32`. Outputs: values of the same type and indices `i64`, both
+/// `[outer][k][inner]`.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct TopK {
@@ -179,9 +189,10 @@ impl Record for TopK {
         if self.k > self.len {
             return bad("more values were asked for than there are");
         }
-        operands.input(0)?.holds(DType::F32, product(&[self.outer, self.len, self.inner])?)?;
+        let x = comparable(operands)?;
+        x.holds(x.dtype, product(&[self.outer, self.len, self.inner])?)?;
         let n = product(&[self.outer, self.k, self.inner])?;
-        operands.output(0)?.holds(DType::F32, n)?;
+        operands.output(0)?.holds(x.dtype, n)?;
         operands.output(1)?.holds(DType::I64, n)
     }
 

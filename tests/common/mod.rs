@@ -1,13 +1,19 @@
-//! A small model made by hand, for tests that need an image: convolution, pooling, matrix product.
+//! Small models made by hand, for tests that need an image: convolution, pooling, matrix product; ops that go by indices.
 
 use kiln::plan::draft::{Draft, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
 use kiln::plan::{self, Built};
-use kiln::program::{Conv, Epilogue, Gemm, OpKind, Pool, Unary};
+use kiln::program::index::Scatter;
+use kiln::program::{Conv, Cumulate, Epilogue, Gemm, GridSample, Index, Join, OpKind, Pool, Resample, RoiAlign, TopK, Unary};
 use kiln::tensor::DType;
 
 fn value(name: &str, dims: &[u32], storage: Storage) -> Value {
     let bytes = 4 * dims.iter().map(|&d| d as u64).product::<u64>();
     Value { name: name.into(), dtype: DType::F32, dims: dims.to_vec(), storage, bytes }
+}
+
+fn integers(name: &str, dims: &[u32], dtype: DType, storage: Storage) -> Value {
+    let bytes = dtype.size() as u64 * dims.iter().map(|&d| d as u64).product::<u64>();
+    Value { dtype, bytes, ..value(name, dims, storage) }
 }
 
 fn op(name: &str, mut op: OpDraft, inputs: &[u32], output: u32) -> OpDraft {
@@ -91,5 +97,94 @@ pub fn image() -> Built {
     };
     let weights = vec![weight("conv.weight", 27 * 16), weight("dense.weight", 144 * 16)];
     let model = Model { programs: vec![main], weights, metadata: vec![("kiln.test".into(), "a value".into())] };
+    plan::build(model, &plan::Options::default(), &mut |_| ()).expect("the model is sound")
+}
+
+/// x `[4][6]` -> the three largest of each row and where they were -> those places gathered from x, and added to it at
+/// constant places -> running sums -> resized, and read between the elements by x itself as a grid, and by regions.
+#[allow(dead_code)]
+pub fn indexed() -> Built {
+    let places = |name: &str, dtype: DType, values: &'static [i64]| {
+        let pack = Box::new(move |to: &mut [u8]| {
+            for (cell, v) in to.chunks_exact_mut(dtype.size()).zip(values) {
+                cell.copy_from_slice(&v.to_le_bytes()[..dtype.size()]);
+            }
+            Ok(())
+        });
+        Weight { name: name.into(), bytes: (values.len() * dtype.size()) as u64, pack }
+    };
+    let mut along = Index::new(4, 1);
+    (along.rank, along.depth) = (2, 1);
+    along.dims[..2].copy_from_slice(&[4, 3]);
+    along.base[0] = 6;
+    (along.sizes[0], along.strides[0]) = (6, 1);
+    let mut tuples = Index::new(4, 3);
+    (tuples.rank, tuples.depth, tuples.join) = (1, 2, Join::Add as u32);
+    tuples.dims[0] = 4;
+    tuples.sizes[..2].copy_from_slice(&[4, 2]);
+    tuples.strides[..2].copy_from_slice(&[6, 3]);
+    let grid = GridSample { batch: 1, channels: 1, axes: 2, sizes: [4, 6, 1], points: 12, mode: 2, padding: 2, corners: 1 };
+    let regions = RoiAlign {
+        batch: 1,
+        channels: 1,
+        height: 4,
+        width: 6,
+        regions: 6,
+        out_h: 2,
+        out_w: 2,
+        samples: 2,
+        scale: 0.5,
+        half_pixel: 1,
+        max: 1,
+    };
+    let arena = Storage::Arena;
+    let kept = |i: u32| Storage::Weight(WeightId(i));
+    let main = Draft {
+        name: "main".into(),
+        values: vec![
+            value("x", &[4, 6], arena.clone()),
+            value("largest", &[4, 3], arena.clone()),
+            integers("places", &[4, 3], DType::I64, arena.clone()),
+            value("gathered", &[4, 3], arena.clone()),
+            integers("tuples", &[4, 2], DType::I32, kept(0)),
+            value("added", &[4, 6], arena.clone()),
+            value("sums", &[4, 6], arena.clone()),
+            integers("taps", &[9, 2], DType::I32, kept(1)),
+            value("weights", &[9, 2], kept(2)),
+            value("resized", &[4, 9], arena.clone()),
+            value("sampled", &[12], arena.clone()),
+            integers("pictures", &[6], DType::I64, kept(3)),
+            value("regions", &[6, 1, 2, 2], arena),
+        ],
+        ops: vec![
+            {
+                let top = TopK { outer: 4, len: 6, inner: 1, k: 3, min: 0 };
+                let mut top = op("top", OpDraft::new("", OpKind::TopK, &top, &[]), &[0], 1);
+                top.outputs.push(Some(ValueId(2)));
+                top
+            },
+            op("gather", OpDraft::new("", OpKind::GatherNd, &along, &[]), &[0, 2], 3),
+            op("scatter", OpDraft::new("", OpKind::Scatter, &Scatter(tuples), &[]), &[0, 4, 3], 5),
+            {
+                let sums = Cumulate { outer: 4, len: 6, inner: 1, product: 0, exclusive: 1, reverse: 1 };
+                op("sums", OpDraft::new("", OpKind::Cumulate, &sums, &[]), &[5], 6)
+            },
+            {
+                let resize = Resample { outer: 4, len: 6, out: 9, inner: 1, taps: 2 };
+                op("resize", OpDraft::new("", OpKind::Resample, &resize, &[]), &[6, 7, 8], 9)
+            },
+            op("sample", OpDraft::new("", OpKind::GridSample, &grid, &[]), &[6, 0], 10),
+            op("align", OpDraft::new("", OpKind::RoiAlign, &regions, &[]), &[6, 0, 11], 12),
+        ],
+        inputs: vec![ValueId(0)],
+        outputs: vec![ValueId(9), ValueId(10), ValueId(12)],
+    };
+    let weights = vec![
+        places("tuples", DType::I32, &[0, 0, 1, -1, -2, 1, 3, 0]),
+        places("taps", DType::I32, &[0, 1, 0, 1, 1, 2, 2, 3, 2, 3, 3, 4, 3, 4, 4, 5, 4, 5]),
+        weight("weights", 18),
+        places("pictures", DType::I64, &[0; 6]),
+    ];
+    let model = Model { programs: vec![main], weights, metadata: vec![] };
     plan::build(model, &plan::Options::default(), &mut |_| ()).expect("the model is sound")
 }

@@ -1,0 +1,78 @@
+//! Element-wise operators.
+
+use super::super::skeleton;
+use super::super::sketch::{Ref, Sketch};
+use crate::graph::Op;
+use crate::program::{Binary, Unary};
+use crate::tensor::DType;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+
+type Drawn = TractResult<Vec<Ref>>;
+
+/// `x < 0 ? alpha * (exp(x / alpha) - 1) : x`
+pub(super) fn celu(s: &mut Sketch<'_>) -> Drawn {
+    let x = s.input(0)?;
+    let alpha = s.attributes().float("alpha", 1.0);
+    let scaled = s.unary(Unary::Affine, [1.0 / alpha, 0.0], x);
+    let curve = s.unary(Unary::Elu, [1.0, 0.0], scaled);
+    Ok(vec![s.unary(Unary::Affine, [alpha, 0.0], curve)])
+}
+
+/// `a * sigmoid(alpha * a) * b`
+pub(super) fn swiglu(s: &mut Sketch<'_>) -> Drawn {
+    let (a, b) = (s.input(0)?, s.input(1)?);
+    let gate = gate(s, a)?;
+    Ok(vec![s.binary(Binary::Mul, gate, b)?])
+}
+
+/// `x * sigmoid(alpha * x)`
+pub(super) fn swish(s: &mut Sketch<'_>) -> Drawn {
+    let x = s.input(0)?;
+    Ok(vec![gate(s, x)?])
+}
+
+fn gate(s: &mut Sketch<'_>, x: Ref) -> TractResult<Ref> {
+    let alpha = s.attributes().float("alpha", 1.0);
+    if alpha == 1.0 {
+        return Ok(s.unary(Unary::Silu, [0.0; 2], x));
+    }
+    let scaled = s.unary(Unary::Affine, [alpha, 0.0], x);
+    let gate = s.unary(Unary::Sigmoid, [0.0; 2], scaled);
+    s.binary(Binary::Mul, x, gate)
+}
+
+/// The right shift of a signed number keeps its sign.
+pub(super) fn bit_shift(s: &mut Sketch<'_>) -> Drawn {
+    let (x, by) = (s.input(0)?, s.input(1)?);
+    let signed = matches!(s.dtype(x), DType::I8 | DType::I16 | DType::I32 | DType::I64);
+    let f = match s.attributes().text("direction", "") {
+        "LEFT" => Binary::ShiftLeft,
+        "RIGHT" if signed => Binary::ShiftRightSigned,
+        "RIGHT" => Binary::ShiftRight,
+        other => bail!("direction \"{other}\" is neither LEFT nor RIGHT"),
+    };
+    Ok(vec![s.binary(f, x, by)?])
+}
+
+/// The same bits as another type.
+pub(super) fn bit_cast(s: &mut Sketch<'_>) -> Drawn {
+    let x = s.input(0)?;
+    let to = s.attributes().int("to", 0);
+    let to = skeleton::dtype(to).with_context(|| format!("elements of type {to} (in ONNX's numbering) are not supported"))?;
+    ensure!(to.size() == s.dtype(x).size(), "{} and {to} are of different sizes", s.dtype(x));
+    let dims = s.dims(x).to_vec();
+    Ok(vec![s.op(Op::Reshape, &[x], to, &dims)])
+}
+
+/// `x < 0 ? slope * x : x`; before opset 7 with one slope a channel.
+pub(super) fn prelu(s: &mut Sketch<'_>) -> Drawn {
+    let (x, mut slope) = (s.input(0)?, s.input(1)?);
+    if s.opset < 7 && s.len(slope) > 1 {
+        ensure!(s.rank(x) >= 2 && s.len(slope) == s.dims(x)[1], "{} slopes for channels of {:?}", s.len(slope), s.dims(x));
+        let mut shape = vec![1; s.rank(x) - 1];
+        shape[0] = s.len(slope);
+        slope = s.reshape(slope, &shape)?;
+    }
+    Ok(vec![s.binary(Binary::Prelu, x, slope)?])
+}
