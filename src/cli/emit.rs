@@ -88,6 +88,12 @@ fn entry(kind: OpKind) -> &'static str {
         OpKind::TopK => "kiln::ops::reduce::top_k()",
         OpKind::Window => "kiln::ops::stream::window()",
         OpKind::Extern => "kiln::ops::data::external()",
+        OpKind::GatherNd => "kiln::ops::index::gather_nd()",
+        OpKind::Scatter => "kiln::ops::index::scatter()",
+        OpKind::Resample => "kiln::ops::resample::resample::<B>()",
+        OpKind::Cumulate => "kiln::ops::resample::cumulate()",
+        OpKind::GridSample => "kiln::ops::sample::grid_sample()",
+        OpKind::RoiAlign => "kiln::ops::sample::roi_align()",
     }
 }
 
