@@ -288,6 +288,7 @@ unsafe fn accumulate<V: F32s, const R: usize, const W: usize, const D: usize>(
 
 /// One step of the depth, that of lane L of the rows' vectors.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // as in `depth_step`: columns outside, so that each is loaded once
 unsafe fn lane_step<V: F32s, const R: usize, const W: usize, const L: i32>(
     acc: &mut [[V; W]; R],
     a: &[V; R],

@@ -18,7 +18,6 @@ use semihosting::Line;
 /// Elements of each operand, at the most; what a case does not write must stay as it was.
 const MOST: usize = 6000;
 const CANARY: f32 = 12345.5;
-const NONE: [f32; MOST] = [0.0; MOST];
 
 struct Operands {
     x: [f32; MOST],
@@ -142,8 +141,15 @@ fn convolution(o: &mut Operands, random: &mut Random, by_channel: bool) -> Optio
 
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    static mut OPERANDS: Operands =
-        Operands { x: NONE, w: NONE, bias: [0.0; 64], residual: NONE, scratch: NONE, got: NONE, want: NONE };
+    static mut OPERANDS: Operands = Operands {
+        x: [0.0; MOST],
+        w: [0.0; MOST],
+        bias: [0.0; 64],
+        residual: [0.0; MOST],
+        scratch: [0.0; MOST],
+        got: [0.0; MOST],
+        want: [0.0; MOST],
+    };
     let mut random = Random(1);
     let mut good = true;
     for (kind, name) in ["product", "conv", "depthwise"].into_iter().enumerate() {
