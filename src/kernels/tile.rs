@@ -299,8 +299,8 @@ unsafe fn lane_step<V: F32s, const R: usize, const W: usize, const L: i32>(
         let at = w * V::LANES;
         // SAFETY: as promised to `RowBlock::new`.
         let b = unsafe { V::load(b.add(at / PANEL * panel + at % PANEL)) };
-        for r in 0..R {
-            acc[r][w] = b.mul_add_lane::<L>(a[r], acc[r][w]);
+        for (row, &a) in acc.iter_mut().zip(a) {
+            row[w] = b.mul_add_lane::<L>(a, row[w]);
         }
     }
 }
