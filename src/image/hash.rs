@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn hashes_are_those_of_xxh64() {
-        let bytes: Vec<u8> = (0..300u32).map(|i| (i * 2_654_435_761 >> 24) as u8).collect();
+        let bytes: Vec<u8> = (0..300u32).map(|i| ((i * 2_654_435_761) >> 24) as u8).collect();
         for n in 0..bytes.len() {
             assert_eq!(hash(&bytes[..n]), twox_hash::XxHash64::oneshot(0, &bytes[..n]), "{n} bytes");
         }

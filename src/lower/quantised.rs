@@ -58,7 +58,8 @@ fn written_out(net: &mut Net, i: usize) -> Option<usize> {
         v
     };
     let mut parameter = |net: &mut Net, v: ValueId| {
-        let wide = add(net, Op::Cast, &[v], DType::F32, &net.dims(v).to_vec());
+        let own = net.dims(v).to_vec();
+        let wide = add(net, Op::Cast, &[v], DType::F32, &own);
         add(net, Op::Reshape, &[wide], DType::F32, &shape)
     };
     let factor = parameter(net, scale);

@@ -8,6 +8,8 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
 type Drawn = TractResult<Vec<Ref>>;
+/// Places on an axis and their weights.
+type Terms = Vec<(usize, f64)>;
 
 /// What the attributes of Resize say about every axis.
 struct Mode<'a> {
@@ -103,7 +105,7 @@ pub(super) fn resize(s: &mut Sketch<'_>) -> Drawn {
 }
 
 /// Weighted sums along one axis: per element of the output, places and weights.
-fn along(s: &mut Sketch<'_>, x: Ref, axis: usize, taps: &[Vec<(usize, f64)>]) -> TractResult<Ref> {
+fn along(s: &mut Sketch<'_>, x: Ref, axis: usize, taps: &[Terms]) -> TractResult<Ref> {
     if taps.iter().all(|t| t.len() == 1 && t[0].1 == 1.0) {
         let places: Vec<usize> = taps.iter().map(|t| t[0].0).collect();
         return Ok(s.take(x, axis, &places));
@@ -160,7 +162,7 @@ impl Axis {
     }
 
     /// Per element of the output its terms, and whether it lies beyond the input and is extrapolated.
-    fn taps(&self, mode: &Mode<'_>) -> TractResult<(Vec<Vec<(usize, f64)>>, Vec<bool>)> {
+    fn taps(&self, mode: &Mode<'_>) -> TractResult<(Vec<Terms>, Vec<bool>)> {
         let (mut taps, mut beyond) = (vec![], vec![]);
         for i in 0..self.out {
             let x = self.place(mode, i)?;
@@ -170,7 +172,7 @@ impl Axis {
             let weights = self.weights(mode, x - left)?;
             // As many neighbours on either side; what lies outside takes the value of the border, or does not count.
             let first = left as i64 - (weights.len() as i64 / 2 - 1);
-            let mut terms: Vec<(usize, f64)> = vec![];
+            let mut terms = Terms::new();
             for (t, weight) in weights.into_iter().enumerate() {
                 let at = first + t as i64;
                 let inside = at.clamp(0, self.size as i64 - 1);
