@@ -18,15 +18,65 @@ mod owned {
     use alloc::vec::Vec;
     use core::ops::{Deref, DerefMut};
 
-    /// Zeroed bytes on the heap whose start is a multiple of a power of two.
+    /// Zeroed bytes whose start is a multiple of a power of two.
     ///
     /// A plain zeroed `Vec` with room to move the start: unlike an allocation with a large alignment it comes as untouched
-    /// pages of the system, so that a large image becomes resident only as it is written.
+    /// pages of the system, so that a large image becomes resident only as it is written. On a host, 8 MiB or more
+    /// are a mapping of their own that asks for huge pages: weights are read once a run, from end to end, and what the
+    /// address translation of small pages costs then is more than a tenth of a small product.
     #[derive(Debug)]
     pub struct AlignedBytes {
-        memory: Vec<u8>,
+        memory: Memory,
         start: usize,
         len: usize,
+    }
+
+    #[derive(Debug)]
+    enum Memory {
+        Heap(Vec<u8>),
+        #[cfg(feature = "std")]
+        Mapped(memmap2::MmapMut),
+    }
+
+    /// Bytes from which on memory is mapped: some huge pages of 2 MiB.
+    #[cfg(feature = "std")]
+    const HUGE: usize = 8 << 20;
+
+    impl Memory {
+        fn zeroed(len: usize) -> Memory {
+            #[cfg(feature = "std")]
+            if len >= HUGE
+                && let Ok(map) = memmap2::MmapMut::map_anon(len)
+            {
+                #[cfg(target_os = "linux")]
+                if let Err(error) = map.advise(memmap2::Advice::HugePage) {
+                    log::debug!("no huge pages: {error}");
+                }
+                return Memory::Mapped(map);
+            }
+            Memory::Heap(alloc::vec![0u8; len])
+        }
+    }
+
+    impl Deref for Memory {
+        type Target = [u8];
+        fn deref(&self) -> &[u8] {
+            match self {
+                Memory::Heap(bytes) => bytes,
+                #[cfg(feature = "std")]
+                Memory::Mapped(bytes) => bytes,
+            }
+        }
+    }
+
+    impl DerefMut for Memory {
+        fn deref_mut(&mut self) -> &mut [u8] {
+            match self {
+                Memory::Heap(bytes) => bytes,
+                #[cfg(feature = "std")]
+                Memory::Mapped(bytes) => bytes,
+            }
+        }
     }
 
     impl AlignedBytes {
@@ -36,7 +86,7 @@ mod owned {
         /// If `alignment` is not a power of two, or memory is short.
         pub fn zeroed(len: usize, alignment: usize) -> AlignedBytes {
             assert!(alignment.is_power_of_two());
-            let memory = alloc::vec![0u8; len + alignment - 1];
+            let memory = Memory::zeroed(len + alignment - 1);
             let start = memory.as_ptr().align_offset(alignment);
             AlignedBytes { memory, start, len }
         }
@@ -72,9 +122,10 @@ mod owned {
         #[test]
         fn starts_where_it_should() {
             for alignment in [1, 8, 64, 4096] {
-                for len in [0, 1, 100] {
+                for len in [0, 1, 100, 9 << 20] {
                     let bytes = AlignedBytes::zeroed(len, alignment);
                     assert_eq!((bytes.as_ptr() as usize % alignment, bytes.len()), (0, len));
+                    assert!(bytes.iter().all(|&b| b == 0));
                 }
             }
         }

@@ -13,7 +13,7 @@
 use super::epilogue::{self, Epilogue, Target};
 use super::gemm::{MOST_ROWS, Product, Right, SMALL};
 use super::pool::inside;
-use super::tile::{PANEL, Panels, RowBlock, balanced, max_columns};
+use super::tile::{Fetch, PANEL, Panels, RowBlock, balanced, max_columns};
 use super::{Backend, Dst, Src};
 use crate::program::Conv;
 use core::ops::Range;
@@ -159,26 +159,27 @@ fn one_group<B: Backend>(
         };
         (table.as_ptr(), segments, skipped)
     };
-    let mut block = |(first, rows): (usize, usize), columns: (usize, usize), prefetch: bool| {
+    let mut block = |(first, rows): (usize, usize), columns: (usize, usize), fetch: Fetch| {
         let (table, segments, skipped) = fill((first, rows));
         let panels = Panels { pointer: w.pointer().wrapping_add(skipped * PANEL), step: PANEL, panel: PANEL * depth };
         // SAFETY: the table was filled with pointers into the map, the zeros or scratch, each valid for a segment; weights,
         // output and epilogue hold all columns and pixels, as `conv` asserted.
         unsafe {
             let target = whole.from(first * row);
-            B::row_block(RowBlock::new(rows, table, segments, panels, columns, &target, prefetch));
+            B::row_block(RowBlock::new(rows, table, segments, panels, columns, &target, fetch));
         }
     };
     let small = 4 * columns * depth <= SMALL;
     if small || pixels <= most {
         for tile in balanced(pixels, most) {
-            block(tile, (0, columns), !small);
+            block(tile, (0, columns), if small { Fetch::Nothing } else { Fetch::panel(0, 1) });
         }
     } else {
         let step = max_columns::<B::F>();
         for column in (0..columns).step_by(step) {
-            for tile in balanced(pixels, most) {
-                block(tile, (column, columns.min(column + step)), tile.0 == 0);
+            for (i, tile) in balanced(pixels, most).enumerate() {
+                let fetch = Fetch::panel(i, pixels.div_ceil(most));
+                block(tile, (column, columns.min(column + step)), fetch);
             }
         }
     }

@@ -117,6 +117,9 @@ unsafe fn copy<T: Copy>(axes: &[Axis], from: *const T, to: *mut T) {
                     to.offset(i * t).write(from.offset(i * f).read());
                 }
             }
+            &[(pixels, 1, 2), (2, plane, 1)] => interleave::<T, 2>(pixels, from, plane, to),
+            &[(pixels, 1, 3), (3, plane, 1)] => interleave::<T, 3>(pixels, from, plane, to),
+            &[(pixels, 1, 4), (4, plane, 1)] => interleave::<T, 4>(pixels, from, plane, to),
             &[(rows, fr, tr), (columns, fc, tc)] if fc != 1 && fr.abs() < fc.abs() => {
                 for r in (0..rows).step_by(SQUARE) {
                     for c in (0..columns).step_by(SQUARE) {
@@ -134,6 +137,21 @@ unsafe fn copy<T: Copy>(axes: &[Axis], from: *const T, to: *mut T) {
                     copy(rest, from.offset(i * f), to.offset(i * t));
                 }
             }
+        }
+    }
+}
+
+/// The planes of a picture, one per channel, as pixels: what most networks of pictures begin with.
+///
+/// # Safety
+/// As for [`copy`]; `from` has C planes of so many pixels, `plane` elements apart.
+unsafe fn interleave<T: Copy, const C: usize>(pixels: usize, from: *const T, plane: isize, to: *mut T) {
+    // SAFETY: as promised.
+    unsafe {
+        let planes: [&[T]; C] = core::array::from_fn(|c| core::slice::from_raw_parts(from.offset(c as isize * plane), pixels));
+        let to = core::slice::from_raw_parts_mut(to.cast::<[T; C]>(), pixels);
+        for (i, pixel) in to.iter_mut().enumerate() {
+            *pixel = core::array::from_fn(|c| planes[c][i]);
         }
     }
 }

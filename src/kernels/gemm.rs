@@ -6,11 +6,14 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{self, Epilogue, Target};
-use super::tile::{PANEL, Panels, RowBlock, balanced, max_columns};
+use super::tile::{Fetch, PANEL, Panels, RowBlock, balanced, max_columns};
 use super::{Backend, Dst, Src};
 
 /// Bytes of weights that are walked anew for each tile of rows.
 pub(super) const SMALL: usize = 200 << 10;
+/// Bytes of a left operand from which on its rows come from memory or a far cache: with small weights, the next tile's
+/// are fetched in time (3136 x 576 x 64: 93 instead of 79 % of the FMA peak; smaller ones lose 3 % by it).
+const FAR: usize = 1 << 20;
 
 /// The right operand of a product.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +80,9 @@ impl Product<'_> {
             row: c_row,
         };
         let small = 4 * n * k <= SMALL;
+        let packed = matches!(self.b, Right::Packed(_));
         let most = B::ROWS.min(MOST_ROWS);
-        let block = |(row, rows): (usize, usize), columns: (usize, usize), prefetch: bool| {
+        let block = |(row, rows): (usize, usize), columns: (usize, usize), fetch: Fetch| {
             let mut table = [core::ptr::null(); MOST_ROWS];
             for (r, pointer) in table.iter_mut().enumerate().take(rows) {
                 *pointer = a.pointer().wrapping_add((row + r) * a_row);
@@ -87,19 +91,27 @@ impl Product<'_> {
             // past its end by less than a panel, which is less than the slack.
             unsafe {
                 let target = whole.from(row * c_row);
-                B::row_block(RowBlock::new(rows, table.as_ptr(), (1, k), panels, columns, &target, prefetch));
+                B::row_block(RowBlock::new(rows, table.as_ptr(), (1, k), panels, columns, &target, fetch));
             }
         };
+        let tiles = m.div_ceil(most);
         if small || m <= most {
-            let prefetch = !small && matches!(self.b, Right::Packed(_)) && m > 3;
             for rows in balanced(m, most) {
-                block(rows, (0, n), prefetch);
+                let fetch = if small && 4 * m * k > FAR {
+                    Fetch::Rows(rows.1 * a_row)
+                } else if !small && packed && m > 3 {
+                    Fetch::panel(0, 1)
+                } else {
+                    Fetch::Nothing
+                };
+                block(rows, (0, n), fetch);
             }
         } else {
             let step = max_columns::<B::F>();
             for column in (0..n).step_by(step) {
-                for rows in balanced(m, most) {
-                    block(rows, (column, n.min(column + step)), rows.0 == 0 && matches!(self.b, Right::Packed(_)));
+                for (tile, rows) in balanced(m, most).enumerate() {
+                    let fetch = if packed { Fetch::panel(tile, tiles) } else { Fetch::Nothing };
+                    block(rows, (column, n.min(column + step)), fetch);
                 }
             }
         }

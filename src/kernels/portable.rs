@@ -31,33 +31,40 @@ impl Backend for Portable16 {
     }
 }
 
+/// One lane is inlined, as any vector is. More are not: 16 of each operation, in tiles of 24 vectors, took the compiler
+/// longer than everything else in this crate.
 impl<const N: usize> Lanes<N> {
     #[inline(always)]
     fn map(self, f: impl Fn(f32) -> f32) -> Self {
-        let mut out = self.0;
-        for x in &mut out {
-            *x = f(*x);
-        }
-        Lanes(out)
+        if N == 1 { each(self, f) } else { apart(|v| each(v, &f), self) }
     }
 
     #[inline(always)]
     fn zip(self, b: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        let mut out = self.0;
-        for (x, y) in out.iter_mut().zip(b.0) {
-            *x = f(*x, y);
-        }
-        Lanes(out)
+        if N == 1 { pairs(self, b, f) } else { apart(|(a, b)| pairs(a, b, &f), (self, b)) }
     }
 
     #[inline(always)]
     fn compare(self, b: Self, f: impl Fn(f32, f32) -> bool) -> [bool; N] {
-        let mut out = [false; N];
-        for (i, m) in out.iter_mut().enumerate() {
-            *m = f(self.0[i], b.0[i]);
-        }
-        out
+        let lanes = |(a, b): (Self, Self)| core::array::from_fn(|i| f(a.0[i], b.0[i]));
+        if N == 1 { lanes((self, b)) } else { apart(lanes, (self, b)) }
     }
+}
+
+#[inline(always)]
+fn each<const N: usize>(v: Lanes<N>, f: impl Fn(f32) -> f32) -> Lanes<N> {
+    Lanes(v.0.map(f))
+}
+
+#[inline(always)]
+fn pairs<const N: usize>(a: Lanes<N>, b: Lanes<N>, f: impl Fn(f32, f32) -> f32) -> Lanes<N> {
+    Lanes(core::array::from_fn(|i| f(a.0[i], b.0[i])))
+}
+
+/// Calls a function that is not inlined.
+#[inline(never)]
+fn apart<A, R>(f: impl Fn(A) -> R, a: A) -> R {
+    f(a)
 }
 
 impl<const N: usize> F32s for Lanes<N> {
@@ -114,7 +121,8 @@ impl<const N: usize> F32s for Lanes<N> {
     #[inline(always)]
     fn mul_add(self, a: Self, b: Self) -> Self {
         // Two roundings: without hardware support a fused one is a slow library call.
-        self.zip(a, |x, y| x * y).zip(b, |x, y| x + y)
+        let lanes = |(x, a, b): (Self, Self, Self)| pairs(pairs(x, a, |x, a| x * a), b, |p, b| p + b);
+        if N == 1 { lanes((self, a, b)) } else { apart(lanes, (self, a, b)) }
     }
     #[inline(always)]
     fn min(self, b: Self) -> Self {

@@ -74,6 +74,10 @@ impl F32s for V {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
+    fn prefetch_near(p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         unsafe {
             // Rows r, r + 4, r + 8, r + 12 side by side: then only 4 x 4 blocks within the quarters are left to transpose.
