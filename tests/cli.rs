@@ -31,7 +31,7 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> String {
 
 #[test]
 fn help_has_examples() {
-    for command in ["run", "inspect", "compile", "compare", "bench"] {
+    for command in ["run", "inspect", "compile", "compare", "bench", "profile"] {
         let output = kiln(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0));
         let help = text(&output.stdout);
@@ -91,4 +91,42 @@ fn what_a_model_reads_is_said() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");
     refused(&["run", model, "a text"], &["a text", "picture (PNG, JPEG, BMP, PNM)"]);
     refused(&["run", model], &["--inputs", "\"image\""]);
+}
+
+#[test]
+fn a_profile_accounts_for_every_op_in_json_trace_and_page() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");
+    let dir = tempfile::tempdir().unwrap();
+    let (trace, page) = (write(dir.path(), "trace.json", b""), write(dir.path(), "page.html", b""));
+    let output = kiln(&["profile", model, "--seconds", "0.05", "--json", "--trace", &trace, "--html", &page]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let list = |key: &str| report[key].as_array().unwrap().clone();
+    let (ops, tensors) = (list("ops"), list("tensors"));
+    let inspected: serde_json::Value = serde_json::from_slice(&kiln(&["inspect", model, "--json"]).stdout).unwrap();
+    assert_eq!(ops.len(), inspected["ops"].as_array().unwrap().len());
+    let shares: f64 = ops.iter().map(|op| op["share"].as_f64().unwrap()).sum();
+    assert!((shares - 1.0).abs() < 1e-9 && report["peak_gflops"].as_f64().unwrap() > 0.0, "{report}");
+
+    // Tensors that are held at one time share no byte, but where one is a part of the other or takes its place.
+    let span = |t: &serde_json::Value, keys: [&str; 2]| keys.map(|key| t[key].as_u64().unwrap());
+    for (i, a) in tensors.iter().enumerate() {
+        let ([at, bytes], [first, last]) = (span(a, ["offset", "bytes"]), span(a, ["first_op", "last_op"]));
+        assert!(at + bytes <= report["arena_bytes"].as_u64().unwrap() && last < ops.len() as u64, "{a}");
+        for b in &tensors[..i] {
+            let ([at_b, bytes_b], [first_b, last_b]) = (span(b, ["offset", "bytes"]), span(b, ["first_op", "last_op"]));
+            let together = first < last_b && first_b < last;
+            let apart = at + bytes <= at_b || at_b + bytes_b <= at;
+            let inside = at == at_b || (at > at_b && at + bytes <= at_b + bytes_b) || (at < at_b && at_b + bytes_b <= at + bytes);
+            assert!(!together || apart || inside, "{a} and {b}");
+        }
+    }
+
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let spans: Vec<_> = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X").collect();
+    assert!(spans.len() > ops.len() && spans.len().is_multiple_of(ops.len() + 1), "{} spans", spans.len());
+    let page = std::fs::read_to_string(page).unwrap();
+    let data = page.lines().find_map(|line| line.strip_prefix("const profile = ")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(data.trim_end_matches(';')).unwrap(), report);
+    refused(&["profile", model, "--seconds", "0.05", "--html", "no/such/folder/page.html"], &["no/such/folder/page.html"]);
 }

@@ -44,7 +44,8 @@ pub struct BenchArgs {
     serve: Option<PathBuf>,
 }
 
-fn seconds(text: &str) -> std::result::Result<f64, String> {
+/// Reads how long to measure.
+pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(s) if s > 0.0 && s <= 3600.0 => Ok(s),
         _ => Err("it must be a number of seconds, more than 0, at most 3600".into()),
@@ -126,7 +127,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
 }
 
 /// Says which sizes are made up: the time of a run hangs on them.
-fn say_sizes(ports: &[Port]) {
+pub(super) fn say_sizes(ports: &[Port]) {
     for port in ports.iter().filter(|p| p.dims.contains(&None)) {
         eprintln!("note: \"{}\" is {port}; what is open is measured as 1: --inputs or --set gives it another size", port.name);
     }

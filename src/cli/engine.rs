@@ -138,6 +138,17 @@ impl Session {
         Ok(self.session.run()?)
     }
 
+    /// Ops of a run.
+    pub fn ops(&self) -> usize {
+        self.compiled.report.programs.first().map_or(0, |p| p.ops.len())
+    }
+
+    /// Runs the next op; the first, after inputs were written.
+    pub fn step(&mut self) -> Result<()> {
+        self.session.run_ops(1)?;
+        Ok(())
+    }
+
     /// Starts a stream anew.
     pub fn reset(&mut self) {
         self.session.reset();

@@ -1,4 +1,4 @@
-//! The command `kiln`: `run`, `inspect`, `compile`, `compare`, `bench`.
+//! The command `kiln`: `run`, `inspect`, `compile`, `compare`, `bench`, `profile`.
 //!
 //! Answers go to standard output, errors to standard error as `error: …`. Exit codes: 0 all is well; 1 a comparison found a
 //! difference; 2 a bad call, a bad file, or a model that is refused. Long work shows a progress bar on a terminal only.
@@ -14,6 +14,7 @@ mod feed;
 mod inspect;
 mod media;
 mod npz;
+mod profile;
 mod progress;
 mod run;
 
@@ -81,6 +82,7 @@ enum Command {
     Compile(compile::CompileArgs),
     Compare(compare::CompareArgs),
     Bench(bench::BenchArgs),
+    Profile(profile::ProfileArgs),
 }
 
 /// The model and how it is made ready; the same for all commands.
@@ -147,6 +149,7 @@ pub fn main(allocations: fn() -> u64) -> u8 {
         Command::Compile(args) => compile::run(args, &mut out),
         Command::Compare(args) => compare::run(args, &mut out),
         Command::Bench(args) => bench::run(args, &mut out, allocations),
+        Command::Profile(args) => profile::run(args, &mut out),
     };
     match result.and_then(|code| out.flush().map(|()| code).map_err(Failure::from)) {
         Ok(code) => code,

@@ -27,6 +27,8 @@ pub mod math;
 pub mod pack;
 pub mod pool;
 pub mod portable;
+#[cfg(feature = "std")]
+pub mod probe;
 pub mod recurrent;
 pub mod reduce;
 pub mod resample;
