@@ -307,6 +307,25 @@ fn reductions_of_nothing_and_of_narrow_floats() {
 }
 
 #[test]
+fn half_floats_are_rounded_at_the_border_alone() {
+    // 1 + 2^-12 is no float16: rounded in between, the difference would be 0.
+    let nodes = vec![
+        node("Cast", &["x"], &["h"], vec![int("to", 10)]),
+        node("Mul", &["h", "small"], &["s"], vec![]),
+        node("Add", &["s", "one"], &["t"], vec![]),
+        node("Pad", &["t", "p", "one"], &["q"], vec![]),
+        node("Softmax", &["q"], &["u"], vec![int("axis", 0)]),
+        node("Sub", &["t", "one"], &["d"], vec![]),
+        node("Cast", &["d"], &["y"], vec![int("to", 1)]),
+        node("Identity", &["u"], &["unused"], vec![]),
+    ];
+    let half =
+        |name: &str, bits: i32| TensorProto { name: name.into(), data_type: 10, int32_data: vec![bits], ..Default::default() };
+    let constants = vec![half("small", 0x0c00), half("one", 0x3c00), integers("p", &[0, 1])];
+    close(&answer(with(model(13, &[1], nodes), constants), &[1.0]).iter().map(|v| v * 4096.0).collect::<Vec<_>>(), &[1.0]);
+}
+
+#[test]
 fn shifts_keep_the_sign() {
     let nodes = vec![
         node("Cast", &["x"], &["i"], vec![int("to", 3)]),
