@@ -112,7 +112,7 @@
 //! | feature | adds | may |
 //! |---|---|---|
 //! | none | [`image`] (reader, check), [`exec`], [`ops`], [`kernels`], [`program`], [`frontend`] | neither allocate nor use an OS |
-//! | `alloc` | `plan`, the image writer, sessions that own their arena | allocate |
+//! | `alloc` | `plan`, the image writer, the `certificate`, sessions that own their arena | allocate |
 //! | `std` | `graph`, `lower`, `model`, memory maps, detection of the CPU | use files |
 //! | `onnx` | `import` | use tract |
 //! | `cli` (default) | the command | |
@@ -151,7 +151,7 @@
 //!
 //! Int8 arithmetic (quantised nodes run on the host), NEON on 32-bit Arm, a run of the AVX-512 kernels on such a CPU, more than one
 //! thread, the C functions, images with several entry points (the format has them, nothing writes more than one), outputs whose
-//! length depends on data, budgets and golden inputs in an image. A run can be cut between ops ([`Session::run_ops`]), not
+//! length depends on data. A run can be cut between ops ([`Session::run_ops`]), not
 //! inside one.
 // Unit tests of every feature set link std: the harness does anyway.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
@@ -176,6 +176,8 @@ pub use error::{Error, Kind};
 pub use exec::Session;
 pub use image::Image;
 
+#[cfg(feature = "alloc")]
+pub mod certificate;
 #[cfg(feature = "alloc")]
 pub mod plan;
 

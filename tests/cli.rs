@@ -130,3 +130,80 @@ fn a_profile_accounts_for_every_op_in_json_trace_and_page() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(data.trim_end_matches(';')).unwrap(), report);
     refused(&["profile", model, "--seconds", "0.05", "--html", "no/such/folder/page.html"], &["no/such/folder/page.html"]);
 }
+
+#[test]
+fn a_certificate_says_what_the_image_is_and_does() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");
+    let dir = tempfile::tempdir().unwrap();
+    let image = write(dir.path(), "digits.kiln", b"");
+    let output = kiln(&["compile", model, "-o", &image, "--certify", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let certificate: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(certificate["image_bytes"].as_u64(), Some(std::fs::metadata(&image).unwrap().len()));
+    let inspected: serde_json::Value = serde_json::from_slice(&kiln(&["inspect", &image, "--json"]).stdout).unwrap();
+    let program = &certificate["programs"][0];
+    for key in ["arena_bytes", "state_bytes", "scratch_bytes", "live_bytes", "macs"] {
+        assert!(program[key] == inspected[key] && certificate[key] == inspected[key], "{key}: {certificate}");
+    }
+    let ops = program["ops"].as_array().unwrap();
+    let sum: u64 = ops.iter().map(|op| op["macs"].as_u64().unwrap()).sum();
+    assert_eq!(Some(sum), program["macs"].as_u64());
+    assert!(
+        ops.iter().any(|op| op["kind"] == "conv" && op["name"] == "conv_1+relu_1.low" && op["float"] == true),
+        "{certificate}"
+    );
+    let shown = text(&kiln(&["compile", model, "-o", &image, "--certify"]).stdout);
+    for word in ["flash ", "arena ", "work ", "conv_1+relu_1.low", &program["arena_bytes"].to_string()] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+}
+
+#[test]
+fn what_is_over_budget_is_refused_and_not_written() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("digits.kiln");
+    let to = image.to_str().unwrap();
+    fn with<'a>(call: [&'a str; 4], more: &[&'a str]) -> Vec<&'a str> {
+        [&call[..], more].concat()
+    }
+    let call = ["compile", model, "-o", to];
+    let inspected: serde_json::Value = serde_json::from_slice(&kiln(&["inspect", model, "--json"]).stdout).unwrap();
+    let [arena, bytes, macs] = ["arena_bytes", "image_bytes", "macs"].map(|key| inspected[key].as_u64().unwrap());
+    refused(
+        &with(call, &["--max-arena", "40K"]),
+        &["--max-arena 40K", &format!("{arena} bytes"), "40960", "op 1 (conv", "stream"],
+    );
+    let less = (bytes - 1).to_string();
+    refused(&with(call, &["--max-flash", &less]), &["--max-flash", &less, &format!("{bytes} bytes"), "weights"]);
+    refused(&with(call, &["--max-macs", "4M", "--max-arena", "1"]), &["--max-macs 4M", &macs.to_string(), "--max-arena 1"]);
+    for wrong in ["40KB", "1.5K", "-1", "lots", "99999999999999999999"] {
+        refused(&with(call, &[&format!("--max-arena={wrong}")]), &["--max-arena", wrong]);
+    }
+    assert!(!image.exists());
+    let [arena, bytes, macs] = [arena, bytes, macs].map(|n| n.to_string());
+    let output = kiln(&with(call, &["--max-arena", &arena, "--max-flash", &bytes, "--max-macs", &macs, "--emit", "c"]));
+    assert!(output.status.success() && image.exists(), "{}", text(&output.stderr));
+    // An image that is there is left as it is, and its source too.
+    let before = std::fs::read(&image).unwrap();
+    refused(&with(call, &["--max-flash", "1K", "--emit", "rust"]), &["--max-flash 1K"]);
+    assert_eq!(std::fs::read(&image).unwrap(), before);
+    assert!(!dir.path().join("digits.rs").exists());
+}
+
+#[test]
+fn a_core_without_an_fpu_is_warned_of_float() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");
+    let dir = tempfile::tempdir().unwrap();
+    let image = write(dir.path(), "digits.kiln", b"");
+    for (cpu, warned) in
+        [("cortex-m0plus", true), ("cortex-m3", true), ("cortex-m4", true), ("cortex-m4f", false), ("cortex-m55", false)]
+    {
+        let output = kiln(&["compile", model, "-o", &image, "--json", "--target-cpu", cpu]);
+        assert!(output.status.success(), "{cpu}: {}", text(&output.stderr));
+        assert_eq!(text(&output.stderr).starts_with(&format!("warning: {cpu} ")), warned, "{cpu}: {}", text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["warnings"].as_array().unwrap().len(), warned as usize);
+    }
+    refused(&["compile", model, "-o", &image, "--target-cpu", "z80"], &["z80", "cortex-m4f"]);
+}

@@ -1,12 +1,14 @@
 //! `kiln compile`: from an ONNX file to an image.
 
 use super::array::Array;
+use super::certify::{self, BudgetArgs, TargetCpu};
 use super::emit::{self, Language};
 use super::engine::Engine;
 use super::feed::Inputs;
 use super::npz::read_npz;
 use super::{Failure, ModelArgs, Result, progress};
 use crate::aligned::AlignedBytes;
+use crate::certificate::Certificate;
 use crate::image::golden::with_golden;
 use crate::kernels::Isa;
 use crate::model::{Compiled, Options};
@@ -23,7 +25,10 @@ use std::path::PathBuf;
     kiln compile model.onnx -o model.kiln\n  \
     kiln compile model.onnx -o model.kiln --set seq=64\n  \
     kiln compile models/text-lstm/model.onnx -o text-lstm.kiln --stream\n  \
-    kiln compile model.onnx -o model.kiln --align 16 --emit c      beside it model.c and model.h, for a firmware")]
+    kiln compile model.onnx -o model.kiln --align 16 --emit c      beside it model.c and model.h, for a firmware\n  \
+    kiln compile model.onnx -o model.kiln --certify                memory, bytes and work, op by op\n  \
+    kiln compile model.onnx -o model.kiln --max-arena 64K --max-flash 256K --max-macs 5M\n  \
+    kiln compile model.onnx -o model.kiln --target-cpu cortex-m3   warns: no floating-point unit")]
 pub struct CompileArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -42,6 +47,14 @@ pub struct CompileArgs {
     /// Also write the image as source code, beside it: the bytes, aligned, with arena size and list of ops
     #[arg(long, value_enum, value_name = "LANGUAGE")]
     emit: Option<Language>,
+    /// Print the certificate: bytes of flash, arena, state and scratch, and the work, op by op
+    #[arg(long)]
+    certify: bool,
+    #[command(flatten)]
+    budgets: BudgetArgs,
+    /// Warn of what this core can't do well
+    #[arg(long, value_enum, value_name = "CPU")]
+    target_cpu: Option<TargetCpu>,
     /// Print one JSON object about the image
     #[arg(long)]
     json: bool,
@@ -62,6 +75,8 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
         None => None,
     };
     let bytes = with_golden.as_deref().unwrap_or(compiled.bytes());
+    let certificate = Certificate::new(&Image::without_weights_hash(bytes)?, &compiled.report);
+    args.budgets.check(&certificate)?;
     std::fs::write(&args.output, bytes).map_err(|source| ModelError::File { path: args.output.clone(), source })?;
     if let Some(language) = args.emit {
         let image = Image::without_weights_hash(bytes)?;
@@ -70,24 +85,39 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
         }
     }
     bar.finish_and_clear();
-    let Some(main) = compiled.report.programs.first() else { return Err(Failure::new("the model has no program")) };
-    let weights = compiled.report.weight_bytes;
+    let warning = args.target_cpu.and_then(|cpu| cpu.warning(&certificate));
+    if let Some(warning) = &warning {
+        eprintln!("warning: {warning}");
+    }
+    let Some(main) = certificate.programs.first() else { return Err(Failure::new("the model has no program")) };
+    let weights = certificate.weight_bytes;
     if args.json {
-        let report = json!({
-            "image_bytes": bytes.len(), "weight_bytes": weights, "arena_bytes": main.arena_bytes, "live_bytes": main.live_bytes,
-            "state_bytes": main.state_bytes, "scratch_bytes": main.scratch_bytes, "macs": main.macs,
-        });
+        let mut report = if args.certify { certify::json(&certificate, &compiled.how) } else { json!({}) };
+        let whole = [
+            ("image_bytes", certificate.image_bytes),
+            ("weight_bytes", weights),
+            ("arena_bytes", main.arena_bytes),
+            ("live_bytes", main.live_bytes),
+            ("state_bytes", main.state_bytes),
+            ("scratch_bytes", main.scratch_bytes),
+            ("macs", main.macs),
+        ];
+        whole.into_iter().for_each(|(key, value)| report[key] = json!(value));
+        report["warnings"] = json!(warning.as_slice());
         writeln!(out, "{report}")?;
     } else {
         writeln!(
             out,
             "{}: {} bytes, of which weights {weights}; arena {} bytes, of which state {}; {} multiply-accumulates a run",
             args.output.display(),
-            bytes.len(),
+            certificate.image_bytes,
             main.arena_bytes,
             main.state_bytes,
             main.macs
         )?;
+        if args.certify {
+            certify::text(&certificate, &compiled.how, out)?;
+        }
     }
     Ok(0)
 }

@@ -6,6 +6,7 @@
 
 mod array;
 mod bench;
+mod certify;
 mod compare;
 mod compile;
 mod emit;
