@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 def test_split(name: str, share: tuple[float, float], folder: pathlib.Path):
     """Samples as Kiln takes them (texts, or pictures of pixel values) and their classes."""
-    if name == "digits-cnn":
+    if name.startswith("digits"):
         pictures, labels = data.read_digits(folder)
         tested = data.split_digits(labels, *share)[2]
         return pictures[tested].astype("float32"), labels[tested]

@@ -3,7 +3,7 @@
     python models/references.py tests/data
 
 For each model NAME.in.npz and NAME.out.npz, keys are tensor names: a text model reads the longest
-sentence of data/sentences.txt, digits-cnn the first picture of data/digits-20.npz.
+sentence of data/sentences.txt, digits-* the first picture of data/digits-20.npz.
 """
 
 import pathlib

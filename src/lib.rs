@@ -87,7 +87,7 @@
 //! ```
 //!
 //! [`ops::set`] holds every op. A firmware names the ops of its image instead (`[kiln::ops::gemm::entry::<B>(), …]`), so that the
-//! linker drops the others: `targets/cortex-m4` does.
+//! linker drops the others: `targets/cortex-m` does.
 //!
 //! # The way of the data, by module
 //!

@@ -5,7 +5,7 @@ use kiln::kernels::Isa;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const MODELS: [&str; 4] = ["text-lstm", "text-cnn", "text-transformer", "digits-cnn"];
+const MODELS: [&str; 5] = ["text-lstm", "text-cnn", "text-transformer", "digits-cnn", "digits-mlp"];
 
 fn kiln(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kiln")).args(arguments).output().unwrap()

@@ -2,7 +2,7 @@
 
 use super::aligned;
 use super::status::kiln_status::{self, *};
-use crate::kernels::Isa;
+use crate::kernels::{Base, Isa};
 use crate::ops::{self, Entry, attention, conv, data, gemm, map, pool, recurrent, reduce, stream};
 use crate::program::OpKind;
 
@@ -63,20 +63,6 @@ pub unsafe extern "C" fn kiln_ops_all(ops: *mut kiln_ops) -> kiln_status {
     unsafe { ops.write(all) };
     KILN_OK
 }
-
-/// What ops that are named one by one run on: what every CPU has that the library is compiled for.
-#[cfg(target_arch = "x86_64")]
-type Base = crate::kernels::x86_64::sse2::Sse2;
-#[cfg(target_arch = "aarch64")]
-type Base = crate::kernels::aarch64::neon::Neon;
-#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
-type Base = crate::kernels::cortex_m::CortexMF;
-#[cfg(not(any(
-    target_arch = "x86_64",
-    target_arch = "aarch64",
-    all(target_arch = "arm", target_os = "none", target_abi = "eabihf")
-)))]
-type Base = crate::kernels::portable::Scalar;
 
 /// Matrix products.
 #[unsafe(no_mangle)]

@@ -119,8 +119,8 @@ impl TargetCpu {
         }
         let macs: u64 = ops().filter(|op| op.float).map(|op| op.macs).sum();
         Some(format!(
-            "{} has no floating-point unit: {float} of {} ops, {macs} multiply-accumulates, are computed in software; \
-             take a core with one (cortex-m4f, cortex-m7, cortex-m33, cortex-m55) if that is too slow",
+            "{} has no floating-point unit: {float} of {} ops, {macs} multiply-accumulates, are computed in software, \
+             at 100 to 300 instructions each; take a core with one (cortex-m4f, cortex-m7, cortex-m33, cortex-m55) if that is too slow",
             self.to_possible_value().map_or_else(String::new, |value| value.get_name().into()),
             ops().count(),
         ))

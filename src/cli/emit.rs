@@ -55,7 +55,7 @@ fn rust(name: &str, file: &str, image: &Image<'_>, len: usize) -> String {
     let (constant, kinds) = (name.to_uppercase(), kinds(image));
     let mut code = format!(
         "// {file} for kiln's Rust API, written by `kiln compile --emit rust`. The including module says which kernels serve:\n\
-         //     type B = kiln::kernels::portable::Scalar;\n\
+         //     type B = kiln::kernels::Base;\n\
          pub static {constant}_IMAGE: kiln::Aligned<[u8; {len}]> = kiln::Aligned(*include_bytes!({file:?}));\n\
          pub const {constant}_ARENA: usize = {};\n\
          pub static {constant}_OPS: [kiln::ops::Entry; {}] = [\n",

@@ -39,7 +39,7 @@ macro_rules! isas {
 isas! {
     /// One element at a time: the reference.
     Scalar "scalar",
-    /// A portable vector of 16 lanes, to test what wide vectors do; slow.
+    /// A portable vector of 16 lanes, to test on a host what wide vectors do; slow.
     Portable16 "portable16",
     /// What every x86-64 has: 4 lanes, no fused multiply-add.
     Sse2 "sse2",
@@ -63,6 +63,7 @@ macro_rules! with_backend {
                 type $B = $crate::kernels::portable::Scalar;
                 $run
             }
+            #[cfg(not(target_os = "none"))]
             $crate::kernels::Isa::Portable16 => {
                 type $B = $crate::kernels::portable::Portable16;
                 $run
@@ -123,7 +124,8 @@ impl Isa {
     /// Whether this CPU (on bare metal: this build) has it.
     pub fn available(self) -> bool {
         match self {
-            Isa::Scalar | Isa::Portable16 => true,
+            Isa::Scalar => true,
+            Isa::Portable16 => cfg!(not(target_os = "none")),
             Isa::Sse2 => cfg!(target_arch = "x86_64"),
             Isa::Avx2 => has!("x86_64", is_x86_feature_detected, "avx2", "fma"),
             Isa::Avx512 => has!("x86_64", is_x86_feature_detected, "avx512f", "avx2", "fma"),

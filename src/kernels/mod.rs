@@ -46,6 +46,23 @@ pub use isa::{Backend, Clamps, Isa, Kernel};
 pub use simd::F32s;
 pub use span::{Dst, Src};
 
+/// The backend of what every CPU has that this build is compiled for: for ops that are named one by one ([`ops`](crate::ops)).
+#[cfg(target_arch = "x86_64")]
+pub type Base = x86_64::sse2::Sse2;
+/// The backend of what every CPU has that this build is compiled for: for ops that are named one by one ([`ops`](crate::ops)).
+#[cfg(target_arch = "aarch64")]
+pub type Base = aarch64::neon::Neon;
+/// The backend of what every CPU has that this build is compiled for: for ops that are named one by one ([`ops`](crate::ops)).
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+pub type Base = cortex_m::CortexMF;
+/// The backend of what every CPU has that this build is compiled for: for ops that are named one by one ([`ops`](crate::ops)).
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_os = "none", target_abi = "eabihf")
+)))]
+pub type Base = portable::Scalar;
+
 /// Calls a test that is generic over its [`Backend`] on each that this CPU has: `on_each_backend!(test(arguments))`.
 #[cfg(test)]
 macro_rules! on_each_backend {

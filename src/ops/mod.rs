@@ -65,14 +65,14 @@ const fn all<B: Backend>() -> [Entry; KINDS] {
 ///
 /// # Errors
 /// [`Kind::Isa`] when this CPU, or this build, does not have it.
+#[cfg_attr(not(feature = "std"), inline)] // so that a firmware which names its ops does not even compile the others
 pub fn set(isa: Isa) -> Result<&'static [Entry]> {
     if !isa.available() {
         return Err(Error::new(Kind::Isa, "this CPU does not have the instruction set that was asked for"));
     }
-    crate::with_backend!(isa, B => {
-        static SET: [Entry; KINDS] = all::<B>();
-        Ok(&SET)
-    }, else Err(Error::new(Kind::Isa, "this build has no kernels for the instruction set that was asked for")))
+    crate::with_backend!(isa, B => Ok(const { &all::<B>() }), else {
+        Err(Error::new(Kind::Isa, "this build has no kernels for the instruction set that was asked for"))
+    })
 }
 
 /// One op of a program, as an evaluator sees it.

@@ -6,8 +6,7 @@
 #[allow(dead_code)] // no floats are written here
 mod semihosting;
 
-use core::panic::PanicInfo;
-use kiln::kernels::cortex_m::CortexMF;
+use kiln::kernels::Base;
 use kiln::kernels::epilogue::Epilogue;
 use kiln::kernels::gemm::{Product, Right};
 use kiln::kernels::portable::Scalar;
@@ -84,7 +83,7 @@ fn product(o: &mut Operands, random: &mut Random) -> bool {
     let b = if in_place { Right::InPlace(Src::from_slice(w), b_row) } else { Right::Packed(Src::from_slice(w)) };
     let e = of(&e, alpha, bias, residual);
     let product = |c| Product { m, n, k, a: Src::from_slice(x), a_row, b, c, c_row, epilogue: e };
-    product(Dst::from_slice(got)).run::<CortexMF>();
+    product(Dst::from_slice(got)).run::<Base>();
     product(Dst::from_slice(want)).run::<Scalar>();
     o.same(k)
 }
@@ -130,10 +129,10 @@ fn convolution(o: &mut Operands, random: &mut Random, by_channel: bool) -> Optio
     let e = of(&g.epilogue, 1.0, bias, residual);
     let (x, w) = (Src::from_slice(x), Src::from_slice(w));
     if by_channel {
-        depthwise::depthwise::<CortexMF>(&g, x, w, Dst::from_slice(got), e);
+        depthwise::depthwise::<Base>(&g, x, w, Dst::from_slice(got), e);
         depthwise::depthwise::<Scalar>(&g, x, w, Dst::from_slice(want), e);
     } else {
-        conv::conv::<CortexMF>(&g, x, w, Dst::from_slice(got), e, Dst::from_slice(scratch));
+        conv::conv::<Base>(&g, x, w, Dst::from_slice(got), e, Dst::from_slice(scratch));
         conv::conv::<Scalar>(&g, x, w, Dst::from_slice(want), e, Dst::from_slice(scratch));
     }
     Some(o.same(g.depth() as usize))
@@ -171,17 +170,4 @@ fn main() -> ! {
         good &= failed == 0;
     }
     semihosting::exit(good)
-}
-
-/// Takes no notice of what the panic says.
-#[panic_handler]
-fn panic(_: &PanicInfo<'_>) -> ! {
-    Line::new().word("panic").end();
-    semihosting::exit(false)
-}
-
-#[cortex_m_rt::exception]
-unsafe fn HardFault(_: &cortex_m_rt::ExceptionFrame) -> ! {
-    Line::new().word("hard fault").end();
-    semihosting::exit(false)
 }

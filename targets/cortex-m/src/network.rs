@@ -15,7 +15,6 @@ mod model {
     include!(concat!(env!("OUT_DIR"), "/", env!("CARGO_BIN_NAME"), ".rs"));
 }
 
-use core::panic::PanicInfo;
 use kiln::error::Result;
 use kiln::{Aligned, Image, Session};
 use semihosting::Line;
@@ -58,17 +57,4 @@ fn say_error(what: &str) {
 #[inline(never)]
 fn say_stack() {
     Line::new().word("stack").number(stack::used()).end();
-}
-
-/// Takes no notice of what the panic says: so its texts, and the code that would format them, are never linked.
-#[panic_handler]
-fn panic(_: &PanicInfo<'_>) -> ! {
-    Line::new().word("panic").end();
-    semihosting::exit(false)
-}
-
-#[cortex_m_rt::exception]
-unsafe fn HardFault(_: &cortex_m_rt::ExceptionFrame) -> ! {
-    Line::new().word("hard fault").end();
-    semihosting::exit(false)
 }

@@ -1,7 +1,8 @@
-//! Text to the debugger (here QEMU), and the end of the program, by Arm semihosting. Numbers are written by hand:
-//! `core::fmt` would be the largest thing in the firmware.
+//! Text to the debugger (here QEMU), and the end of the program, by Arm semihosting: when all is done, at a panic, at a fault.
+//! Numbers are written by hand: `core::fmt` would be the largest thing in the firmware.
 
 use core::arch::asm;
+use core::panic::PanicInfo;
 
 const SYS_WRITE0: usize = 0x04;
 const SYS_EXIT: usize = 0x18;
@@ -90,4 +91,17 @@ impl Line {
         self.byte(b'\n');
         self.send();
     }
+}
+
+/// Takes no notice of what the panic says: so its texts, and the code that would format them, are never linked.
+#[panic_handler]
+fn panic(_: &PanicInfo<'_>) -> ! {
+    Line::new().word("panic").end();
+    exit(false)
+}
+
+#[cortex_m_rt::exception]
+unsafe fn HardFault(_: &cortex_m_rt::ExceptionFrame) -> ! {
+    Line::new().word("hard fault").end();
+    exit(false)
 }

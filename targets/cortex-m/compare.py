@@ -2,7 +2,8 @@
 
     compare.py pictures DIGITS.npz FOLDER        FOLDER/digits.u8 for the firmware, FOLDER/digit-N.pgm for the host
     compare.py input REFERENCE.npz FILE          the bytes of the only array
-    compare.py answers KILN MODELS FOLDER LOG    runs the host on the same inputs, compares with the firmware's LOG
+    compare.py answers KILN MODELS FOLDER LOG NAME...
+                                                 runs the host's models on the same inputs, compares with the firmware's LOG
     compare.py costs ELF FOLDER LOG REGIONS      flash, RAM, stack, and executed instructions of each run
 """
 import ast
@@ -57,25 +58,26 @@ def host(kiln, model, given, folder):
     return [x for x, in struct.iter_unpack("<f", data)]
 
 
-def answers(kiln, models, folder, log):
+def answers(kiln, models, folder, log, *names):
     """Lines `NAME NUMBER LABEL BITS...` of the log, against the host: prints the largest difference per model."""
+    names = [str(name) for name in names]
     firmware = {}
     for line in log.read_text().splitlines():
         words = line.split()
-        if len(words) > 3 and words[0] in ("text-lstm", "digits-cnn") and words[1].isdigit():
+        if len(words) > 3 and words[0] in names and words[1].isdigit():
             scores = [struct.unpack(">f", bytes.fromhex(bits))[0] for bits in words[3:]]
             firmware[words[0], int(words[1])] = (words[2], scores)
     sentences = (models / "data/sentences.txt").read_text().splitlines()
-    labels = {"text-lstm": ["rotten", "fresh"], "digits-cnn": [str(i) for i in range(10)]}
-    given = {"text-lstm": sentences, "digits-cnn": [folder / f"digit-{i}.pgm" for i in range(20)]}
+    digits = [folder / f"digit-{i}.pgm" for i in range(20)]
     passed = failed = 0
-    for name, inputs in given.items():
+    for name in names:
+        inputs, labels = (sentences, ["rotten", "fresh"]) if name.startswith("text") else (digits, [str(i) for i in range(10)])
         worst = 0.0
         for i, text_or_picture in enumerate(inputs):
             want = host(kiln, models / name / "model.onnx", text_or_picture, folder)
             label, got = firmware.get((name, i), ("nothing", []))
             difference = max(map(lambda a, b: abs(a - b), got, want), default=float("inf"))
-            best = labels[name][want.index(max(want))]
+            best = labels[want.index(max(want))]
             if len(got) == len(want) and difference <= TOLERANCE and label == best:
                 passed += 1
             else:
@@ -117,7 +119,7 @@ if __name__ == "__main__":
             pictures(*paths)
         case ["input"], 2:
             paths[1].write_bytes(only_array(paths[0])[1])
-        case ["answers"], 4:
+        case ["answers"], n if n > 4:
             sys.exit(0 if answers(*paths) else 1)
         case ["costs"], 4:
             costs(*paths)

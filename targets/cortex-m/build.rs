@@ -9,12 +9,14 @@ use std::{env, fs};
 
 /// MLPerf Tiny's networks, each a binary of its own.
 const NETWORKS: [&str; 4] = ["ad", "ic", "kws", "vww"];
+/// Models with a front end.
+const MODELS: [&str; 3] = ["text-lstm", "digits-cnn", "digits-mlp"];
 
 fn main() {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap());
     let out = PathBuf::from(env::var("OUT_DIR").unwrap());
     let images = here.join("images");
-    let code = ["text-lstm", "digits-cnn"].map(|name| {
+    let code = MODELS.map(|name| {
         let prefix = name.to_uppercase().replace('-', "_") + "_";
         constants(&prefix, &images.join(name).with_extension("kiln"))
     });
@@ -25,19 +27,26 @@ fn main() {
         fs::write(out.join(name).with_extension("rs"), code).unwrap();
     }
 
-    println!("cargo::rerun-if-changed=memory.x");
+    // What links it: the board's memory, and where images go in it.
+    println!("cargo::rerun-if-env-changed=KILN_BOARD");
+    let board = env::var("KILN_BOARD").expect("KILN_BOARD names a board: build by targets/cortex-m/cargo");
+    let memory = [format!("boards/{board}.x"), "images.x".into()].map(|name| {
+        println!("cargo::rerun-if-changed={name}");
+        fs::read_to_string(here.join(&name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    });
+    fs::write(out.join("memory.x"), memory.concat()).unwrap();
     println!("cargo::rerun-if-changed={}", images.join("digits.u8").display());
-    println!("cargo::rustc-link-search={}", here.display());
+    println!("cargo::rustc-link-search={}", out.display());
     // target/TRIPLE/release/build/NAME/out: the map goes beside the firmware
     let beside = out.ancestors().nth(3).unwrap();
-    for name in NETWORKS.into_iter().chain(["firmware"]) {
+    for name in NETWORKS.into_iter().chain(["firmware", "digits"]) {
         println!("cargo::rustc-link-arg-bin={name}=-Map={}", beside.join(name).with_extension("map").display());
     }
 }
 
 fn read(path: &Path) -> Vec<u8> {
     println!("cargo::rerun-if-changed={}", path.display());
-    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}: run targets/cortex-m4/compile-images first", path.display()))
+    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}: run targets/cortex-m/compile-images first", path.display()))
 }
 
 /// A file's bytes, as a static in the images' section.
@@ -69,8 +78,8 @@ fn constants(prefix: &str, path: &Path) -> String {
 }
 
 /// The backend, and the same without activations that are no clamps.
-const ALL: &str = "kiln::kernels::cortex_m::CortexMF>";
-const CLAMPS: &str = "kiln::kernels::Clamps<kiln::kernels::cortex_m::CortexMF>>";
+const ALL: &str = "kiln::kernels::Base>";
+const CLAMPS: &str = "kiln::kernels::Clamps<kiln::kernels::Base>>";
 
 /// Whether an op's epilogue, if it has one, has no activation but clamps.
 fn has_clamps_only(op: &OpView<'_>) -> bool {
