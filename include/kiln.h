@@ -370,6 +370,19 @@ const void *kiln_session_output(struct kiln_session *session, uint32_t output, k
 // `KILN_NOT_INITIALIZED`.
 kiln_status kiln_session_run(struct kiln_session *session);
 
+// Runs the program a slice at a time: until `budget` work units are computed (0 counts as 1), or the run is complete. The next
+// call goes on where this one stopped; asking for an input starts afresh (of a stream, state may have moved on by then: reset
+// it). However a run is cut, its outputs have the same bits.
+// A unit is a piece of an op, tens of thousands of multiplications at the most in most programs.
+//
+// `done` receives whether the run is complete: 1, outputs are there; 0, call again. That is no error: `KILN_OK` is returned
+// for both.
+//
+// Returns what `kiln_session_run` returns.
+kiln_status kiln_session_run_slice(struct kiln_session *session,
+                                   uint32_t budget,
+                                   int32_t *done);
+
 // Runs the golden input that the image carries (`kiln compile --golden`) and compares with the golden output: floats within a
 // thousandth of the output's largest, all else exactly. Meant for power-on; state and inputs are afterwards as after a reset.
 //

@@ -97,7 +97,7 @@
 //! | `lower` | a `graph` | a draft of a program | fuses, settles layouts, writes op records |
 //! | `plan` | a draft | an image's bytes | who lives when, places in the arena, weight packing |
 //! | [`image`] | bytes | [`Image`] | byte layout and check |
-//! | [`exec`] | [`Image`], arena, op set | [`Session`] | the loop over ops |
+//! | [`exec`] | [`Image`], arena, op set | [`Session`] | the loop over ops, cut in slices |
 //! | [`ops`] | an op record and its operands | calls of kernels | one evaluator per op family |
 //! | [`kernels`] | slices and numbers | slices | the arithmetic, once over a vector trait |
 //!
@@ -140,6 +140,9 @@
 //! * **Few, powerful ops**: products and convolutions with one shared epilogue, one element-wise op that evaluates a small program
 //!   over tiles, one strided copy. Values carry their layout, so axis ops mostly cost nothing, and channels-last inside a
 //!   convolution net needs no pass of its own.
+//! * **Work units, one mechanism to pause and to share.** An evaluator cuts its op into [units](ops::Units) by the record and the
+//!   backend alone, and computes any range of them. So a run can stop inside an op ([`Session::run_slice`]), and every way to
+//!   cut it gives the same bits. A whole run is one range: it costs nothing.
 //! * **What has no native form is left to the host**: tract evaluates that one node, by the `extern` op. It is named by
 //!   `kiln inspect` and stops `kiln compile`; nothing falls back in silence.
 //! * **One algorithm over a vector trait**, compiled for each instruction set and chosen once, when a session is made. The scalar
@@ -151,8 +154,7 @@
 //!
 //! Int8 arithmetic (quantised nodes run on the host), NEON on 32-bit Arm, a run of the AVX-512 kernels on such a CPU, more than one
 //! thread, the C functions, images with several entry points (the format has them, nothing writes more than one), outputs whose
-//! length depends on data. A run can be cut between ops ([`Session::run_ops`]), not
-//! inside one.
+//! length depends on data.
 // Unit tests of every feature set link std: the harness does anyway.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 

@@ -37,9 +37,9 @@ impl kiln_ops {
     ///
     /// # Safety
     /// Every pointer before the first null is of a `kiln_op` of this library.
-    pub(super) unsafe fn entries(&self) -> heapless::Vec<Entry, KILN_MAX_OPS> {
-        // SAFETY: the caller's promise.
-        self.list.iter().take_while(|op| !op.is_null()).map(|&op| unsafe { (*op).0 }).collect()
+    pub(super) unsafe fn entries(&self) -> impl Iterator<Item = &'static Entry> {
+        // SAFETY: the caller's promise: constants of this library.
+        self.list.iter().take_while(|op| !op.is_null()).map(|&op| unsafe { &(*op).0 })
     }
 }
 

@@ -6,7 +6,7 @@ use super::status::kiln_error;
 use super::status::kiln_status::{self, *};
 use super::{aligned, tag};
 use crate::error::{Error, Kind, Where};
-use crate::exec::{Host, Session};
+use crate::exec::{Budget, Host, Session};
 use crate::image::Tensor;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn kiln_session_init(
         // SAFETY: the caller's promise: `arena_bytes` bytes that the session owns from now on. That they may not have been
         // written does no harm: nothing reads them before they are (below).
         let memory = unsafe { core::slice::from_raw_parts_mut(arena.cast::<u8>(), bytes) };
-        let made = Session::of(program, &entries, memory, Host::default())?;
+        let made = Session::of(program, entries, memory, Host::default())?;
         // Vector loads read past tensors: from here on all of the arena is initialised.
         // SAFETY: as large as the session has found it to be.
         unsafe { arena.cast::<u8>().write_bytes(0, program.arena_bytes()) };
@@ -208,6 +208,33 @@ pub unsafe extern "C" fn kiln_session_run(session: *mut kiln_session) -> kiln_st
     status(unsafe { open(session) }.and_then(|state| {
         let ran = state.session.run().map_err(kiln_error::from);
         state.keep(ran)
+    }))
+}
+
+/// Runs the program a slice at a time: until `budget` work units are computed (0 counts as 1), or the run is complete. The next
+/// call goes on where this one stopped; asking for an input starts afresh (of a stream, state may have moved on by then: reset
+/// it). However a run is cut, its outputs have the same bits.
+/// A unit is a piece of an op, tens of thousands of multiplications at the most in most programs.
+///
+/// `done` receives whether the run is complete: 1, outputs are there; 0, call again. That is no error: `KILN_OK` is returned
+/// for both.
+///
+/// Returns what `kiln_session_run` returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_run_slice(session: *mut kiln_session, budget: u32, done: *mut i32) -> kiln_status {
+    if done.is_null() {
+        return KILN_NULL;
+    }
+    if !aligned(done) {
+        return KILN_MISALIGNED;
+    }
+    // SAFETY: the caller's promise.
+    status(unsafe { open(session) }.and_then(|state| {
+        let ran = state.session.run_slice(Budget::units(budget)).map_err(kiln_error::from);
+        let complete = state.keep(ran)?;
+        // SAFETY: the caller's promise, and aligned.
+        unsafe { done.write(complete.into()) };
+        Ok(())
     }))
 }
 

@@ -56,6 +56,6 @@ fn all_ops_are_listed_once_by_kiln_ops_all() {
         assert_eq!(kiln_ops_all(&mut ops), kiln_status::KILN_OK);
         ops.entries()
     };
-    let kinds: Vec<OpKind> = entries.iter().map(|entry| entry.kind).collect();
+    let kinds: Vec<OpKind> = entries.map(|entry| entry.kind).collect();
     assert_eq!(kinds, OpKind::ALL);
 }

@@ -2,7 +2,7 @@
 
 use super::array::{Array, shape};
 use super::{Failure, ModelArgs, Result, feed};
-use crate::exec::OwnedSession;
+use crate::exec::{Budget, OwnedSession};
 use crate::kernels::Isa;
 use crate::model::{Compiled, Dim, Given, Model, Options};
 use crate::tensor::DType;
@@ -145,7 +145,7 @@ impl Session {
 
     /// Runs the next op; the first, after inputs were written.
     pub fn step(&mut self) -> Result<()> {
-        self.session.run_ops(1)?;
+        self.session.run_slice(Budget::op())?;
         Ok(())
     }
 

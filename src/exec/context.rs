@@ -1,11 +1,12 @@
-//! Where the operands of the op that runs lie: spans of the arena and of the image's weights.
+//! What the op that runs works on: spans of the arena and of the image's weights, and which of its units.
 #![allow(unsafe_code)]
 
 use crate::image::layout::{Place, TensorRecord};
-use crate::kernels::{Dst, Src};
+use crate::kernels::{Dst, Src, clamp};
 use crate::ops::{Externs, Op};
 use crate::tensor::{DType, Element};
 use core::marker::PhantomData;
+use core::ops::Range;
 
 /// What an evaluator may touch.
 pub struct Context<'m> {
@@ -17,11 +18,15 @@ pub struct Context<'m> {
     /// Weights that a host derived when it opened the image, per op of the program; empty: none.
     derived: &'m [Option<&'m [f32]>],
     externs: Option<&'m dyn Externs>,
+    /// Units to evaluate.
+    range: Range<usize>,
+    resumes: bool,
     memory: PhantomData<&'m mut [u8]>,
 }
 
 impl<'m> Context<'m> {
-    /// A context over a checked program.
+    /// A context over a checked program, to evaluate these of an op's units. `resumes`: scratch memory is as the unit before
+    /// the first of them left it.
     ///
     /// # Safety
     /// `tensors` have passed the image's check against these weights and this arena: every tensor lies inside, aligned for
@@ -35,8 +40,10 @@ impl<'m> Context<'m> {
         scratch_len: usize,
         derived: &'m [Option<&'m [f32]>],
         externs: Option<&'m dyn Externs>,
+        range: Range<usize>,
+        resumes: bool,
     ) -> Self {
-        Context { tensors, weights, arena, scratch, scratch_len, derived, externs, memory: PhantomData }
+        Context { tensors, weights, arena, scratch, scratch_len, derived, externs, range, resumes, memory: PhantomData }
     }
 
     /// The record of a tensor.
@@ -105,6 +112,31 @@ impl<'m> Context<'m> {
     pub fn scratch<T: Element>(&self) -> Dst<'m, T> {
         // SAFETY: scratch is a part of the arena of its own, aligned to 8 bytes or more.
         unsafe { Dst::from_raw(self.scratch.cast(), self.scratch_len / size_of::<T>()) }
+    }
+
+    /// The units to evaluate: of those that the op has, the ones in this range, which may reach past them.
+    #[inline]
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// The units to evaluate, of an op that has so many.
+    #[inline]
+    pub fn units(&self, count: usize) -> Range<usize> {
+        clamp(self.range(), count)
+    }
+
+    /// As [`Context::units`], where a unit is `each` pieces of so many: the pieces to work on.
+    #[inline]
+    pub fn pieces(&self, count: usize, each: usize) -> Range<usize> {
+        let start = self.range.start.saturating_mul(each);
+        clamp(start..self.range.end.saturating_mul(each), count)
+    }
+
+    /// Whether scratch memory is as the unit before the first one left it.
+    #[inline]
+    pub fn resumes(&self) -> bool {
+        self.resumes
     }
 
     /// Weights that the host derived for this op, if it did.

@@ -4,7 +4,8 @@
 //! reasons of set-up fails when it is made. A run is a loop over op records: each is read where it stands in the image,
 //! its evaluator is one array access away, and its operands are offsets into arena and weights. Nothing allocates.
 //!
-//! Position and inputs' state are part of the session, so a run may be cut between ops and go on later.
+//! Position and inputs' state are part of the session, so a run may be cut between any two [work units](Session::run_slice)
+//! and go on later.
 
 pub mod context;
 #[cfg(feature = "alloc")]
@@ -14,4 +15,4 @@ mod session;
 
 #[cfg(feature = "alloc")]
 pub use owned::OwnedSession;
-pub use session::{Host, Key, Session};
+pub use session::{Budget, Host, Key, Session};

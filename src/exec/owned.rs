@@ -1,7 +1,7 @@
 //! Sessions that own what they run on: for hosts.
 #![allow(unsafe_code)]
 
-use super::{Host, Key, Session};
+use super::{Budget, Host, Key, Session};
 use crate::aligned::AlignedBytes;
 use crate::error::Result;
 use crate::image::{Image, Program};
@@ -89,7 +89,7 @@ impl OwnedSession {
     pub fn new(
         image: Arc<OwnedImage>,
         program: Option<&str>,
-        set: &[Entry],
+        set: &'static [Entry],
         derived: Vec<Derived>,
         scratch: usize,
     ) -> Result<OwnedSession> {
@@ -168,12 +168,12 @@ impl OwnedSession {
         self.session.run()
     }
 
-    /// See [`Session::run_ops`].
+    /// See [`Session::run_slice`].
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn run_ops(&mut self, ops: u32) -> Result<bool> {
-        self.session.run_ops(ops)
+    pub fn run_slice(&mut self, budget: Budget) -> Result<bool> {
+        self.session.run_slice(budget)
     }
 
     /// See [`Session::reset`].

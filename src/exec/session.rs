@@ -5,10 +5,11 @@ use super::context::Context;
 use crate::error::{Error, Kind, Result, Where};
 use crate::image::layout::{MAX_INPUTS, Place, TensorRecord};
 use crate::image::{Image, Ops, Program};
-use crate::ops::{Entry, Eval, Externs, Op};
+use crate::ops::{Entry, Externs, Op, Units};
 use crate::program::{OpKind, SLACK};
 use crate::tensor::{DType, Element};
 use core::marker::PhantomData;
+use core::ops::Range;
 
 /// What a host may add to a session.
 #[derive(Clone, Copy, Default)]
@@ -37,8 +38,29 @@ impl Key for &str {
     }
 }
 
-/// A kind's scratch bytes and evaluator, if the op set has it.
-type Evaluator = Option<(fn(&[u8]) -> Result<u64>, Eval)>;
+/// How many work units a call may compute: see [`Session::run_slice`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    units: usize,
+    ops: usize,
+}
+
+impl Budget {
+    /// So many units; 0 counts as 1.
+    pub const fn units(n: u32) -> Budget {
+        Budget { units: if n == 0 { 1 } else { n as usize }, ops: usize::MAX }
+    }
+
+    /// All that are left.
+    pub const fn all() -> Budget {
+        Budget { units: usize::MAX, ops: usize::MAX }
+    }
+
+    /// All that are left of the next op.
+    pub const fn op() -> Budget {
+        Budget { units: usize::MAX, ops: 1 }
+    }
+}
 
 /// A program of an image, an arena, an op set: ready to run.
 ///
@@ -48,7 +70,7 @@ pub struct Session<'a> {
     program: Program<'a>,
     arena: *mut u8,
     /// By the kind's number minus 1.
-    evaluators: [Evaluator; OpKind::ALL.len()],
+    entries: [Option<&'a Entry>; OpKind::ALL.len()],
     host: Host<'a>,
     /// Scratch memory beside the arena's, if the host gave some.
     scratch: Option<(*mut u8, usize)>,
@@ -56,8 +78,9 @@ pub struct Session<'a> {
     written: [u32; MAX_INPUTS / 32],
     /// Whether outputs are there.
     done: bool,
-    /// Ops of this run that have been evaluated, and those that have not.
+    /// Ops of this run that have been evaluated, units of the next one likewise, and the ops that are left.
     next: u32,
+    unit: usize,
     rest: Ops<'a>,
     memory: PhantomData<&'a mut [u8]>,
 }
@@ -68,33 +91,39 @@ unsafe impl Send for Session<'_> {}
 impl<'a> Session<'a> {
     /// A session of the image's first program; its state is zero.
     ///
-    /// `set` must hold all kinds of ops that the program has ([`Program::ops`]): a host takes [`ops::set`](crate::ops::set).
+    /// `set` must hold all kinds of ops that the program has ([`Program::ops`]): a host takes [`ops::set`](crate::ops::set). Its
+    /// entries must live as long as the session, as those of a static table do.
     /// `arena` must have [`Program::arena_bytes`] bytes or more, from a multiple of [`Program::alignment`] on.
     ///
     /// # Errors
     /// [`Kind::ArenaTooSmall`], [`Kind::Alignment`], [`Kind::MissingOp`]; [`Kind::Extern`] for an image that needs a host.
-    pub fn new(image: &Image<'a>, set: &[Entry], arena: &'a mut [u8]) -> Result<Session<'a>> {
-        Self::of(image.main(), set, arena, Host::default())
+    pub fn new(image: &Image<'a>, set: &'a [Entry], arena: &'a mut [u8]) -> Result<Session<'a>> {
+        Self::of(image.main(), set.iter(), arena, Host::default())
     }
 
-    /// A session of any program, with what a host adds.
+    /// A session of any program, with what a host adds. `set` may come from anywhere, entry by entry.
     ///
     /// # Errors
     /// As [`Session::new`].
     #[inline(never)] // a device has little stack: what this needs of it is not needed when it runs
-    pub fn of(program: Program<'a>, set: &[Entry], arena: &'a mut [u8], host: Host<'a>) -> Result<Session<'a>> {
+    pub fn of(
+        program: Program<'a>,
+        set: impl IntoIterator<Item = &'a Entry>,
+        arena: &'a mut [u8],
+        host: Host<'a>,
+    ) -> Result<Session<'a>> {
         if arena.len() < program.arena_bytes() {
             return Err(Error::new(Kind::ArenaTooSmall, "the arena is smaller than the program's arena bytes"));
         }
         if !(arena.as_ptr() as usize).is_multiple_of(program.alignment()) {
             return Err(Error::new(Kind::Alignment, "the arena does not lie in memory as aligned as the image asks"));
         }
-        let mut evaluators = [None; OpKind::ALL.len()];
+        let mut entries = [None; OpKind::ALL.len()];
         for entry in set {
-            evaluators[entry.kind as usize - 1] = Some((entry.rules.scratch, entry.eval));
+            entries[entry.kind as usize - 1] = Some(entry);
         }
         for (i, op) in program.ops().enumerate() {
-            if evaluators[op.kind as usize - 1].is_none() {
+            if entries[op.kind as usize - 1].is_none() {
                 return missing_at(i);
             }
             if op.kind == OpKind::Extern && host.externs.is_none() {
@@ -107,12 +136,13 @@ impl<'a> Session<'a> {
         Ok(Session {
             program,
             arena: arena.as_mut_ptr(),
-            evaluators,
+            entries,
             host,
             scratch: None,
             written: [0; MAX_INPUTS / 32],
             done: false,
             next: 0,
+            unit: 0,
             rest: program.ops(),
             memory: PhantomData,
         })
@@ -169,7 +199,7 @@ impl<'a> Session<'a> {
     }
 
     fn write(&mut self, i: usize, t: &TensorRecord) -> *mut u8 {
-        if self.next > 0 {
+        if self.is_under_way() {
             // The run that is given up has consumed the other inputs, or part of them.
             self.end();
         }
@@ -217,39 +247,74 @@ impl<'a> Session<'a> {
         unsafe { base.add(t.offset as usize) }
     }
 
-    /// Runs the program, or the rest of it if [`run_ops`](Session::run_ops) has begun.
+    /// Runs the program, or the rest of it if [`run_slice`](Session::run_slice) has begun.
     ///
     /// # Errors
     /// [`Kind::InputMissing`] when an input has not been written since the last run; what an op meets ([`Kind::Value`],
     /// [`Kind::Extern`]), with its number. The run is then over; inputs have to be written again.
     pub fn run(&mut self) -> Result<()> {
-        self.run_ops(u32::MAX).map(|_| ())
+        self.run_slice(Budget::all()).map(|_| ())
     }
 
-    /// Runs up to `ops` ops and says whether the run is complete. The next call goes on where this one stopped; writing an
-    /// input starts afresh.
+    /// Runs until so many work units are computed, and says whether the run is complete. The next call goes on where this one
+    /// stopped; writing an input starts afresh (of a stream, state may have moved on by then: [`reset`](Session::reset) it).
+    /// However a run is cut, its outputs have the same bits.
+    ///
+    /// A unit is a piece of an op that can be computed by itself: a few rows of a matrix product or pixels of a convolution
+    /// times its columns (or a block of them, where there are many), a row of pooled or depthwise pixels, about a thousand
+    /// elements of an element-wise op, a block of rows of one head of an attention, a step of a recurrent cell. It is made so
+    /// that it is not much less work than starting it; [`Program::largest_unit`] says how much it is at the most. Packing, where
+    /// an op multiplies two activations, comes with the first unit that needs it.
+    ///
+    /// ```
+    /// # fn f(session: &mut kiln::Session<'_>, feed_watchdog: fn()) -> kiln::error::Result<()> {
+    /// use kiln::exec::Budget;
+    /// while !session.run_slice(Budget::units(100))? {
+    ///     feed_watchdog();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn run_ops(&mut self, ops: u32) -> Result<bool> {
-        if self.next == 0 {
+    pub fn run_slice(&mut self, budget: Budget) -> Result<bool> {
+        if !self.is_under_way() {
             self.begin()?;
         }
-        for _ in 0..ops {
-            let Some(op) = self.rest.next() else { break };
-            let (index, scratch) = (self.next, op.scratch);
-            self.next += 1;
-            let op = Op { kind: op.kind, index, inputs: op.inputs, outputs: op.outputs, attributes: op.attributes };
-            if let Err(error) = self.evaluate(&op, scratch) {
-                self.end();
-                return Err(error.at(Where::Op(index)));
+        let Budget { units: mut left, mut ops } = budget;
+        loop {
+            let mut rest = self.rest;
+            let Some(view) = rest.next() else { break };
+            if left == 0 || ops == 0 {
+                return Ok(false);
+            }
+            let (index, scratch) = (self.next, view.scratch);
+            let op = Op { kind: view.kind, index, inputs: view.inputs, outputs: view.outputs, attributes: view.attributes };
+            let end = self.unit.saturating_add(left);
+            match self.evaluate(&op, scratch, self.unit..end) {
+                Ok(units) if units.count > end => {
+                    self.unit = end;
+                    return Ok(false);
+                }
+                Ok(units) => {
+                    left -= units.count - self.unit;
+                    ops -= 1;
+                    (self.next, self.unit, self.rest) = (index + 1, 0, rest);
+                }
+                Err(error) => {
+                    self.end();
+                    return Err(error.at(Where::Op(index)));
+                }
             }
         }
-        self.done = self.rest.rest().is_empty();
-        if self.done {
-            self.end();
-        }
-        Ok(self.done)
+        self.done = true;
+        self.end();
+        Ok(true)
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.next > 0 || self.unit > 0
     }
 
     fn begin(&mut self) -> Result<()> {
@@ -266,15 +331,17 @@ impl<'a> Session<'a> {
 
     fn end(&mut self) {
         self.written = [0; MAX_INPUTS / 32];
-        self.next = 0;
+        (self.next, self.unit) = (0, 0);
         self.rest = self.program.ops();
     }
 
+    /// Evaluates these units of an op, as far as it has them.
     #[inline]
-    fn evaluate(&mut self, op: &Op<'_>, scratch_at: u32) -> Result<()> {
+    fn evaluate(&mut self, op: &Op<'_>, scratch_at: u32, units: Range<usize>) -> Result<Units> {
         let arena_bytes = self.program.arena_bytes();
-        let Some((scratch, eval)) = self.evaluators[op.kind as usize - 1] else { return missing_at(op.index as usize) };
-        let needed = scratch(op.attributes)? as usize;
+        let Some(entry) = self.entries[op.kind as usize - 1] else { return missing_at(op.index as usize) };
+        let needed = (entry.rules.scratch)(op.attributes)? as usize;
+        let resumes = units.start > 0;
         let (scratch, len) = match self.scratch {
             Some((scratch, len)) if len >= needed => (scratch, len),
             // SAFETY: a checked op's scratch memory lies inside the arena.
@@ -291,9 +358,11 @@ impl<'a> Session<'a> {
                 len,
                 self.host.derived,
                 self.host.externs,
+                units,
+                resumes,
             )
         };
-        eval(&context, op)
+        (entry.eval)(&context, op)
     }
 
     /// Forgets a run that has begun and sets the state to zero: the start of a new stream.

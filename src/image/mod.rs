@@ -45,7 +45,7 @@ pub mod layout;
 pub mod write;
 
 use crate::error::{Error, Kind, Result};
-use crate::program::{OpKind, Rules};
+use crate::program::{self, OpKind, Rules, Tile};
 use crate::tensor::DType;
 use hash::hash;
 use layout::{Header, OpRecord, ProgramRecord, TensorRecord};
@@ -268,6 +268,14 @@ impl<'a> Program<'a> {
     /// Multiply-accumulates of one run.
     pub fn macs(&self) -> u64 {
         self.record.macs[0] as u64 | (self.record.macs[1] as u64) << 32
+    }
+
+    /// The work of the largest [work unit](crate::Session::run_slice) of any op, and the number of that op: multiply-accumulates
+    /// (elements, for an op that has none), at most, where kernels compute such tiles. No slice of one unit is longer, but for the
+    /// packing that a product of two activations begins with.
+    pub fn largest_unit(&self, tile: Tile) -> (u64, u32) {
+        let work = |op: OpView<'_>| program::unit_work(op.kind, op.attributes, tile).unwrap_or(0);
+        (0..).zip(self.ops()).map(|(i, op)| (work(op), i)).max_by_key(|&(work, i)| (work, u32::MAX - i)).unwrap_or((0, 0))
     }
 }
 

@@ -11,17 +11,38 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{self, Epilogue, Target};
-use super::gemm::{MOST_ROWS, Product, Right, SMALL};
+use super::gemm::{MOST_ROWS, Product, Right, tile_of};
 use super::pool::inside;
-use super::tile::{Fetch, PANEL, Panels, RowBlock, balanced, max_columns};
-use super::{Backend, Dst, Src};
-use crate::program::Conv;
+use super::tile::{Fetch, PANEL, Panels, RowBlock};
+use super::{Backend, Dst, Src, clamp};
+use crate::program::{Conv, Cut, Tile};
 use core::ops::Range;
 
 /// Pointers in the table on the stack: [`Conv::TAPS`] taps of the largest tile, or, where the stack is small, of one row.
 const TABLE: usize = Conv::TAPS as usize * if cfg!(target_pointer_width = "64") { MOST_ROWS } else { 1 };
 
-/// Computes the convolution of a record that has passed its check.
+/// The largest tile of a backend, for a convolution: there is room for its pointers, and for its windows where they are
+/// gathered.
+fn tile_for<B: Backend>(g: &Conv) -> Tile {
+    let tile = tile_of::<B>();
+    if g.is_pointwise() {
+        return tile;
+    }
+    // Pointers for a pixel, at the most.
+    let (most, pointers) = match (g.gathers(), by_runs(g)) {
+        (false, _) => (tile.rows, (g.kernel_h * g.kernel_w) as usize),
+        (true, true) => (tile.rows.min(Conv::GATHERED as usize), g.kernel_h as usize),
+        (true, false) => (tile.rows.min(Conv::GATHERED as usize), 1),
+    };
+    Tile { rows: most.min(TABLE / pointers).max(1), ..tile }
+}
+
+fn by_runs(g: &Conv) -> bool {
+    g.rows_are_runs() && g.kernel_h as usize <= TABLE
+}
+
+/// Computes these of the units of a convolution, whose record has passed its check; gives how many it has. Units are those
+/// of each group's product over pixels, group by group.
 ///
 /// `scratch` has at least what the record asks for. The residual may share memory with `y`; nothing else may.
 ///
@@ -34,30 +55,41 @@ pub fn conv<B: Backend>(
     y: Dst<'_, f32>,
     epilogue: Epilogue<'_>,
     scratch: Dst<'_, f32>,
-) {
-    let pixels = g.batch as usize * g.out_h as usize * g.out_w as usize;
+    units: Range<usize>,
+) -> usize {
+    let pixels = g.pixels() as usize;
     if pixels == 0 || g.out_c == 0 {
-        return;
+        return 0;
     }
     let (groups, depth) = (g.groups as usize, g.depth() as usize);
     let (in_group, out_group) = (g.in_c as usize / groups, g.out_c as usize / groups);
+    let cut = g.cut(tile_for::<B>(g));
+    let each = cut.units();
+    let units = clamp(units, groups * each);
+    if units.is_empty() {
+        return groups * each;
+    }
     let group_weights = out_group.div_ceil(PANEL) * PANEL * depth;
     let elements = (pixels - 1) * g.out_pitch as usize + g.out_c as usize;
     assert!(w.len() >= groups * group_weights && y.len() >= elements);
     epilogue.assert_holds(g.out_c as usize, elements);
     let map = Map::new(g, x);
-    for group in 0..groups {
+    for group in units.start / each..units.end.div_ceil(each) {
+        let first = group * each;
+        let units = units.start.max(first) - first..units.end.min(first + each) - first;
         let e = epilogue.from(group * out_group, group * out_group);
         let (w, y) = (w.from(group * group_weights), y.from(group * out_group));
         if g.is_pointwise() {
             let (m, n, k) = (pixels, out_group, in_group);
             let a = if k > 0 { x.from(group * in_group) } else { x };
             let b = Right::Packed(w);
-            Product { m, n, k, a, a_row: g.in_pitch as usize, b, c: y, c_row: g.out_pitch as usize, epilogue: e }.run::<B>();
+            let product = Product { m, n, k, a, a_row: g.in_pitch as usize, b, c: y, c_row: g.out_pitch as usize, epilogue: e };
+            product.units::<B>(&cut, units);
         } else {
-            one_group::<B>(&map, group * in_group, w, y, &e, scratch);
+            one_group::<B>(&map, group * in_group, w, y, &e, scratch, &cut, units);
         }
     }
+    groups * each
 }
 
 fn one_group<B: Backend>(
@@ -67,10 +99,11 @@ fn one_group<B: Backend>(
     y: Dst<'_, f32>,
     e: &Epilogue<'_>,
     scratch: Dst<'_, f32>,
+    cut: &Cut,
+    units: Range<usize>,
 ) {
     let g = map.g;
-    let pixels = g.batch as usize * g.out_h as usize * g.out_w as usize;
-    let (depth, columns) = (g.depth() as usize, (g.out_c / g.groups) as usize);
+    let depth = g.depth() as usize;
     let row = g.out_pitch as usize;
     let whole = Target {
         epilogue: e,
@@ -79,17 +112,8 @@ fn one_group<B: Backend>(
         residual: e.residual.map_or(core::ptr::null(), |r| r.pointer()),
         row,
     };
-    let gathers = g.gathers();
-    let runs = g.rows_are_runs() && g.kernel_h as usize <= TABLE;
+    let (gathers, runs) = (g.gathers(), by_runs(g));
     let zeros = if gathers { scratch.src() } else { map.zeros(scratch) };
-    // Pointers for a pixel, at the most.
-    let pointers = match (gathers, runs) {
-        (false, _) => (g.kernel_h * g.kernel_w) as usize,
-        (true, true) => g.kernel_h as usize,
-        (true, false) => 1,
-    };
-    let most = if gathers { B::ROWS.min(Conv::GATHERED as usize) } else { B::ROWS };
-    let most = most.min(TABLE / pointers).max(1);
     let row_depth = depth / g.kernel_h as usize;
     let mut table = [core::ptr::null(); TABLE];
     // Fills the table; gives it, the tile's segments, and how many elements of the depth come before them.
@@ -159,28 +183,22 @@ fn one_group<B: Backend>(
         };
         (table.as_ptr(), segments, skipped)
     };
-    let mut block = |(first, rows): (usize, usize), columns: (usize, usize), fetch: Fetch| {
+    let tiles = cut.tiles;
+    let (mut block, mut tile) = (units.start / tiles, units.start % tiles);
+    for _ in units {
+        let (first, rows) = cut.rows(tile);
+        let fetch = if cut.small { Fetch::Nothing } else { Fetch::panel(tile, tiles) };
         let (table, segments, skipped) = fill((first, rows));
         let panels = Panels { pointer: w.pointer().wrapping_add(skipped * PANEL), step: PANEL, panel: PANEL * depth };
         // SAFETY: the table was filled with pointers into the map, the zeros or scratch, each valid for a segment; weights,
         // output and epilogue hold all columns and pixels, as `conv` asserted.
         unsafe {
             let target = whole.from(first * row);
-            B::row_block(RowBlock::new(rows, table, segments, panels, columns, &target, fetch));
+            B::row_block(RowBlock::new(rows, table, segments, panels, cut.columns(block), &target, fetch));
         }
-    };
-    let small = 4 * columns * depth <= SMALL;
-    if small || pixels <= most {
-        for tile in balanced(pixels, most) {
-            block(tile, (0, columns), if small { Fetch::Nothing } else { Fetch::panel(0, 1) });
-        }
-    } else {
-        let step = max_columns::<B::F>();
-        for column in (0..columns).step_by(step) {
-            for (i, tile) in balanced(pixels, most).enumerate() {
-                let fetch = Fetch::panel(i, pixels.div_ceil(most));
-                block(tile, (column, columns.min(column + step)), fetch);
-            }
+        tile += 1;
+        if tile == tiles {
+            (block, tile) = (block + 1, 0);
         }
     }
 }

@@ -5,8 +5,10 @@
 //! transpose touches each cache line a few times only.
 #![allow(unsafe_code)]
 
-use super::{Dst, Src};
+use super::{Dst, Src, clamp};
+use crate::program::cut::group;
 use crate::tensor::MAX_RANK;
+use core::ops::Range;
 
 /// One axis: size, stride in the source, stride in the destination, in elements.
 pub type Axis = (usize, isize, isize);
@@ -14,16 +16,17 @@ pub type Axis = (usize, isize, isize);
 /// Side of the squares of a transpose.
 const SQUARE: usize = 16;
 
-/// Copies `product(sizes)` elements of `size` bytes between strided places.
+/// Copies elements of `size` bytes between strided places: these of the units of all `product(sizes)`. Gives how many units
+/// there are. They cut the outermost axis that is left when axes have been merged.
 ///
 /// # Panics
 /// If an element lies outside of its span, or the size is none of 1, 2, 4, 8.
-pub fn strided(size: usize, axes: &[Axis], from: (Src<'_, u8>, usize), to: (Dst<'_, u8>, usize)) {
+pub fn strided(size: usize, axes: &[Axis], from: (Src<'_, u8>, usize), to: (Dst<'_, u8>, usize), units: Range<usize>) -> usize {
     match size {
-        1 => elements::<u8>(axes, from, to),
-        2 => elements::<u16>(axes, from, to),
-        4 => elements::<u32>(axes, from, to),
-        8 => elements::<u64>(axes, from, to),
+        1 => elements::<u8>(axes, from, to, units),
+        2 => elements::<u16>(axes, from, to, units),
+        4 => elements::<u32>(axes, from, to, units),
+        8 => elements::<u64>(axes, from, to, units),
         _ => panic!("elements of an impossible size"),
     }
 }
@@ -67,16 +70,39 @@ fn assert_inside(axes: &[Axis], offset: usize, stride: impl Fn(&Axis) -> isize, 
     assert!(low >= 0 && high < len as i64);
 }
 
-fn elements<T: Copy>(axes: &[Axis], (from, from_at): (Src<'_, u8>, usize), (to, to_at): (Dst<'_, u8>, usize)) {
+fn elements<T: Copy>(
+    axes: &[Axis],
+    (from, from_at): (Src<'_, u8>, usize),
+    (to, to_at): (Dst<'_, u8>, usize),
+    units: Range<usize>,
+) -> usize {
     if axes.iter().any(|a| a.0 == 0) {
-        return;
+        return 0;
     }
     assert_inside(axes, from_at, |a| a.1, from.len() / size_of::<T>());
     assert_inside(axes, to_at, |a| a.2, to.len() / size_of::<T>());
     let mut merged = [(1, 0, 0); MAX_RANK];
     let n = merge(axes, &mut merged);
-    // SAFETY: the asserts above cover all elements; tensors are aligned for their elements.
-    unsafe { copy(&merged[..n], from.pointer().cast::<T>().add(from_at), to.pointer().cast::<T>().add(to_at)) }
+    let merged = &mut merged[..n];
+    let inner: usize = merged.iter().skip(1).map(|a| a.0).product();
+    let (size, f, t) = merged.first().copied().unwrap_or((1, 0, 0));
+    // Squares of a transpose stay whole.
+    let each = if merged.len() > 1 && size >= 2 * SQUARE { group(inner).next_multiple_of(SQUARE) } else { group(inner) };
+    let count = size.div_ceil(each);
+    let units = clamp(units, count);
+    if units.is_empty() {
+        return count;
+    }
+    let (first, end) = (units.start * each, size.min(units.end * each));
+    if let Some(outer) = merged.first_mut() {
+        outer.0 = end - first;
+    }
+    // SAFETY: the asserts above cover all elements, of which these are a part; tensors are aligned for their elements.
+    unsafe {
+        let from = from.pointer().cast::<T>().add(from_at).offset(first as isize * f);
+        copy(merged, from, to.pointer().cast::<T>().add(to_at).offset(first as isize * t));
+    }
+    count
 }
 
 /// Sorts by the destination's stride, largest first, and joins axes; gives how many are left.

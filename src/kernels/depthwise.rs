@@ -6,22 +6,31 @@
 
 use super::epilogue::{self, Epilogue, Target, store};
 use super::pool::inside;
-use super::{Backend, Dst, F32s, Kernel, Src};
+use super::{Backend, Dst, F32s, Kernel, Src, clamp};
 use crate::program::Conv;
+use core::ops::Range;
 
-/// Computes the depthwise convolution of a record that has passed its check.
+/// Computes these of the rows of the output, of all pictures, of a record that has passed its check; gives how many there are.
 ///
 /// Vector loads may reach up to [`SLACK`](crate::program::SLACK) bytes past the end of `x` and `w`. The residual may share
 /// memory with `y`.
 ///
 /// # Panics
 /// If a span is shorter than the record says.
-pub fn depthwise<B: Backend>(g: &Conv, x: Src<'_, f32>, w: Src<'_, f32>, y: Dst<'_, f32>, epilogue: Epilogue<'_>) {
+pub fn depthwise<B: Backend>(
+    g: &Conv,
+    x: Src<'_, f32>,
+    w: Src<'_, f32>,
+    y: Dst<'_, f32>,
+    epilogue: Epilogue<'_>,
+    lines: Range<usize>,
+) -> usize {
     let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
     let out_pixels = g.pixels() as usize;
     if out_pixels == 0 || g.out_c == 0 {
-        return;
+        return 0;
     }
+    let count = g.batch as usize * g.out_h as usize;
     let channels = g.out_c as usize;
     let elements = (out_pixels - 1) * g.out_pitch as usize + channels;
     assert!(in_pixels == 0 || x.len() >= (in_pixels - 1) * g.in_pitch as usize + channels);
@@ -35,7 +44,8 @@ pub fn depthwise<B: Backend>(g: &Conv, x: Src<'_, f32>, w: Src<'_, f32>, y: Dst<
         residual: epilogue.residual.map_or(core::ptr::null(), |r| r.pointer()),
         row: g.out_pitch as usize,
     };
-    B::depthwise(Run { g, x: x.pointer(), w: w.pointer(), target });
+    B::depthwise(Run { g, x: x.pointer(), w: w.pointer(), target, lines: clamp(lines, count) });
+    count
 }
 
 /// For a window of three columns side by side and a stride of 1 or 2: how many outputs from the one at `x` on make a tile, and
@@ -60,6 +70,8 @@ pub struct Run<'m, 'e> {
     pub(super) x: *const f32,
     pub(super) w: *const f32,
     pub(super) target: Target<'e>,
+    /// Rows of the output, of all pictures.
+    pub(super) lines: Range<usize>,
 }
 
 impl Kernel for Run<'_, '_> {
@@ -75,7 +87,7 @@ impl Kernel for Run<'_, '_> {
         let left = g.pad_left.div_ceil(g.stride_w).min(g.out_w);
         let last = g.in_w as i32 + g.pad_left as i32 - reach - 1;
         let right = if last < 0 { left } else { (last as u32 / g.stride_w + 1).clamp(left, g.out_w) };
-        for line in 0..g.batch as usize * g.out_h as usize {
+        for line in self.lines.clone() {
             let (picture, oy) = (line / g.out_h as usize, line % g.out_h as usize);
             let y = oy as i32 * g.stride_h as i32 - g.pad_top as i32;
             let (ky, rows) = inside(y, g.kernel_h, g.dilation_h, g.in_h);

@@ -6,11 +6,11 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{self, Epilogue, Target};
-use super::tile::{Fetch, PANEL, Panels, RowBlock, balanced, max_columns};
+use super::tile::{Fetch, PANEL, Panels, RowBlock};
 use super::{Backend, Dst, Src};
+use crate::program::{Cut, Tile};
+use core::ops::Range;
 
-/// Bytes of weights that are walked anew for each tile of rows.
-pub(super) const SMALL: usize = 200 << 10;
 /// Bytes of a left operand from which on its rows come from memory or a far cache: with small weights, the next tile's
 /// are fetched in time (3136 x 576 x 64: 93 instead of 79 % of the FMA peak; smaller ones lose 3 % by it).
 const FAR: usize = 1 << 20;
@@ -48,13 +48,33 @@ pub struct Product<'m> {
     pub epilogue: Epilogue<'m>,
 }
 
+/// The largest tile of a backend for which there is room in the table of rows.
+pub fn tile_of<B: Backend>() -> Tile {
+    Tile { rows: B::TILE.rows.min(MOST_ROWS), ..B::TILE }
+}
+
 impl Product<'_> {
-    /// Computes it.
+    /// How it is cut into units.
+    pub fn cut<B: Backend>(&self) -> Cut {
+        Cut::of(self.m, self.n, self.k, tile_of::<B>())
+    }
+
+    /// Computes all of it.
     ///
     /// # Panics
     /// If an operand is shorter than the sizes say.
     pub fn run<B: Backend>(&self) {
+        let cut = self.cut::<B>();
+        self.units::<B>(&cut, 0..cut.units());
+    }
+
+    /// Computes these units of a cut of it.
+    ///
+    /// # Panics
+    /// If an operand is shorter than the sizes say, or the cut is of another product.
+    pub fn units<B: Backend>(&self, cut: &Cut, units: Range<usize>) {
         let &Product { m, n, k, a, a_row, c, c_row, epilogue: ref e, .. } = self;
+        assert!(cut.all_rows() == m && units.end <= cut.units());
         if m == 0 || n == 0 {
             return;
         }
@@ -79,10 +99,17 @@ impl Product<'_> {
             residual: e.residual.map_or(core::ptr::null(), |r| r.pointer()),
             row: c_row,
         };
-        let small = 4 * n * k <= SMALL;
         let packed = matches!(self.b, Right::Packed(_));
-        let most = B::ROWS.min(MOST_ROWS);
-        let block = |(row, rows): (usize, usize), columns: (usize, usize), fetch: Fetch| {
+        let tiles = cut.tiles;
+        let (mut block, mut tile) = (units.start / tiles, units.start % tiles);
+        for _ in units {
+            let (row, rows) = cut.rows(tile);
+            let fetch = match (cut.small, packed) {
+                (true, _) if 4 * m * k > FAR => Fetch::Rows(rows * a_row),
+                // One to three rows take weights as fast as the hardware sees them coming.
+                (false, true) if m > 3 => Fetch::panel(tile, tiles),
+                _ => Fetch::Nothing,
+            };
             let mut table = [core::ptr::null(); MOST_ROWS];
             for (r, pointer) in table.iter_mut().enumerate().take(rows) {
                 *pointer = a.pointer().wrapping_add((row + r) * a_row);
@@ -91,28 +118,11 @@ impl Product<'_> {
             // past its end by less than a panel, which is less than the slack.
             unsafe {
                 let target = whole.from(row * c_row);
-                B::row_block(RowBlock::new(rows, table.as_ptr(), (1, k), panels, columns, &target, fetch));
+                B::row_block(RowBlock::new(rows, table.as_ptr(), (1, k), panels, cut.columns(block), &target, fetch));
             }
-        };
-        let tiles = m.div_ceil(most);
-        if small || m <= most {
-            for rows in balanced(m, most) {
-                let fetch = if small && 4 * m * k > FAR {
-                    Fetch::Rows(rows.1 * a_row)
-                } else if !small && packed && m > 3 {
-                    Fetch::panel(0, 1)
-                } else {
-                    Fetch::Nothing
-                };
-                block(rows, (0, n), fetch);
-            }
-        } else {
-            let step = max_columns::<B::F>();
-            for column in (0..n).step_by(step) {
-                for (tile, rows) in balanced(m, most).enumerate() {
-                    let fetch = if packed { Fetch::panel(tile, tiles) } else { Fetch::Nothing };
-                    block(rows, (column, n.min(column + step)), fetch);
-                }
+            tile += 1;
+            if tile == tiles {
+                (block, tile) = (block + 1, 0);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{F32s, depthwise, tile};
 use crate::error::{Error, Kind, Result};
+use crate::program::Tile;
 use core::marker::PhantomData;
 
 /// Defines [`Isa`] from one table: a doc, the variant, the name.
@@ -158,8 +159,8 @@ pub trait Backend: Copy + 'static {
     type F: F32s;
     /// Whether epilogues know no activations but [clamps](crate::program::Epilogue::is_clamp): see [`Clamps`].
     const CLAMPS: bool = false;
-    /// The most rows that a tile of a product has.
-    const ROWS: usize = tile::max_rows::<Self::F>();
+    /// The largest tile of a product.
+    const TILE: Tile = Tile { rows: tile::max_rows::<Self::F>(), columns: tile::max_columns::<Self::F>() };
     /// Runs a kernel in a function compiled for the instruction set.
     fn launch<K: Kernel>(kernel: K) -> K::Output;
     /// Computes a tile of a product: the microkernel, unless the instruction set has one of its own.
@@ -181,7 +182,7 @@ impl<B: Backend> Backend for Clamps<B> {
     const ISA: Isa = B::ISA;
     type F = B::F;
     const CLAMPS: bool = true;
-    const ROWS: usize = B::ROWS;
+    const TILE: Tile = B::TILE;
     fn launch<K: Kernel>(kernel: K) -> K::Output {
         B::launch(kernel)
     }

@@ -6,14 +6,18 @@
 //! * an `f32` input whose columns lie side by side, or are broadcast, is read where it lies ([`View`]);
 //! * a value that does not vary along rows or columns is computed and kept as one row, one column or one number;
 //! * the last instruction writes to the output;
-//! * a program of one instruction over such inputs needs no register, and then the tile is as large as the last two axes.
+//! * a program of one instruction over such inputs needs no register, and then tiles side by side are computed as one.
+//!
+//! A tile is a work unit; of programs over integers and `f64`, which go element by element, so many elements are.
 #![allow(unsafe_code)]
 
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use super::{Backend, Dst, F32s, Kernel, Src, math};
+use super::{Backend, Dst, F32s, Kernel, Src, clamp, math};
+use crate::program::cut::{ELEMENTS, group};
 use crate::program::map::{MAP_RANK, MAX_REGISTERS, TILE};
 use crate::program::{Binary, Instruction, Unary};
 use crate::tensor::DType;
+use core::ops::Range;
 
 /// An input: its memory, and its strides in elements, outermost axis first.
 #[derive(Clone, Copy, Debug)]
@@ -70,64 +74,102 @@ pub(super) struct Tile {
     columns: usize,
 }
 
-/// The tiles of an index space.
+/// Some of the tiles of an index space, which are numbered in its order.
 pub(super) struct Tiles<'a> {
     dims: [usize; MAP_RANK],
     inputs: &'a [Input<'a>],
     size: (usize, usize),
+    /// Tiles side by side in the last two axes are taken as one.
+    join: bool,
     /// The outer axes, then the row and the column where the next tile starts.
     index: [usize; MAP_RANK],
     block: usize,
-    done: bool,
+    left: usize,
+}
+
+const ROW: usize = MAP_RANK - 2;
+const COLUMN: usize = MAP_RANK - 1;
+
+/// The number of tiles of an index space.
+pub(super) fn tiles(dims: &[usize; MAP_RANK], size: (usize, usize)) -> usize {
+    let outer: usize = dims[..ROW].iter().product();
+    outer * dims[ROW].div_ceil(size.0) * dims[COLUMN].div_ceil(size.1)
 }
 
 impl<'a> Tiles<'a> {
-    pub fn new(dims: [usize; MAP_RANK], inputs: &'a [Input<'a>], size: (usize, usize)) -> Self {
-        Tiles { dims, inputs, size, index: [0; MAP_RANK], block: 0, done: dims.contains(&0) }
+    /// The tiles of this size, from and to these numbers.
+    pub fn new(dims: [usize; MAP_RANK], inputs: &'a [Input<'a>], size: (usize, usize), join: bool, range: Range<usize>) -> Self {
+        let mut tiles = Tiles { dims, inputs, size, join, index: [0; MAP_RANK], block: 0, left: range.len() };
+        if range.start > 0 && tiles.left > 0 {
+            let columns = dims[COLUMN].div_ceil(size.1);
+            let each = dims[ROW].div_ceil(size.0) * columns;
+            let (mut outer, tile) = (range.start / each, range.start % each);
+            tiles.block = outer * dims[ROW] * dims[COLUMN];
+            (tiles.index[ROW], tiles.index[COLUMN]) = (tile / columns * size.0, tile % columns * size.1);
+            for axis in (0..ROW).rev() {
+                tiles.index[axis] = outer % dims[axis];
+                outer /= dims[axis];
+            }
+        }
+        tiles
     }
 
-    /// To the start of the next tile.
-    fn advance(&mut self) {
-        let (row, column) = (MAP_RANK - 2, MAP_RANK - 1);
-        self.index[column] += self.size.1;
-        if self.index[column] < self.dims[column] {
+    /// To the start of the next tile, behind one of this size.
+    fn advance(&mut self, rows: usize, columns: usize) {
+        self.index[COLUMN] += columns;
+        if self.index[COLUMN] < self.dims[COLUMN] {
             return;
         }
-        self.index[column] = 0;
-        self.index[row] += self.size.0;
-        if self.index[row] < self.dims[row] {
+        self.index[COLUMN] = 0;
+        self.index[ROW] += rows;
+        if self.index[ROW] < self.dims[ROW] {
             return;
         }
-        self.index[row] = 0;
-        self.block += self.dims[row] * self.dims[column];
-        for axis in (0..row).rev() {
+        self.index[ROW] = 0;
+        self.block += self.dims[ROW] * self.dims[COLUMN];
+        for axis in (0..ROW).rev() {
             self.index[axis] += 1;
             if self.index[axis] < self.dims[axis] {
                 return;
             }
             self.index[axis] = 0;
         }
-        self.done = true;
     }
 }
 
 impl Iterator for Tiles<'_> {
     type Item = Tile;
     fn next(&mut self) -> Option<Tile> {
-        if self.done {
+        if self.left == 0 {
             return None;
         }
         let mut offsets = [0; MAX_REGISTERS];
         for (o, input) in offsets.iter_mut().zip(self.inputs) {
             *o = self.index.iter().zip(&input.strides).map(|(&i, &s)| i * s).sum();
         }
-        let (r, c) = (self.index[MAP_RANK - 2], self.index[MAP_RANK - 1]);
-        let (rows, columns) = (self.dims[MAP_RANK - 2], self.dims[MAP_RANK - 1]);
+        let (r, c) = (self.index[ROW], self.index[COLUMN]);
+        let (rows, columns) = (self.dims[ROW], self.dims[COLUMN]);
         let out = self.block + r * columns + c;
-        let tile = Tile { offsets, out, rows: self.size.0.min(rows - r), columns: self.size.1.min(columns - c) };
-        self.advance();
+        let (mut height, mut width, mut taken) = (self.size.0, self.size.1, 1);
+        if self.join {
+            // Whole rows, or parts of one.
+            let (length, each) = if width >= columns { (rows - r, &mut height) } else { (columns - c, &mut width) };
+            taken = length.div_ceil(*each).min(self.left);
+            *each *= taken;
+        }
+        self.left -= taken;
+        let tile = Tile { offsets, out, rows: height.min(rows - r), columns: width.min(columns - c) };
+        self.advance(height, width);
         Some(tile)
     }
+}
+
+/// Rows so long that they are cut where one instruction reads inputs in place: what a tile costs is nothing to them.
+const LONG: usize = 16 * ELEMENTS;
+
+/// The elements of units of [`TILE`] each.
+pub(super) fn elements_of(units: Range<usize>, elements: usize) -> Range<usize> {
+    clamp(units.start.saturating_mul(TILE)..units.end.saturating_mul(TILE), elements)
 }
 
 /// The tile's size where registers are used: whole rows if they fit.
@@ -445,11 +487,11 @@ impl MapF32<'_> {
 }
 
 impl MapF32<'_> {
-    /// Evaluates all elements.
+    /// Evaluates these of its units, which are tiles; gives how many there are.
     ///
     /// # Panics
     /// If inputs, output or registers are too short.
-    pub fn run<B: Backend>(self) {
+    pub fn run<B: Backend>(self, units: Range<usize>) -> usize {
         for input in self.inputs {
             assert_inside(&self.dims, &input.strides, input.dtype.size(), input.data.len());
         }
@@ -458,11 +500,20 @@ impl MapF32<'_> {
         let registers = self.instructions.iter().map(|s| s.to as usize + 1).max().unwrap_or(0).max(self.inputs.len());
         assert!(registers <= MAX_REGISTERS && registers * TILE <= self.registers.len());
         let (rows, columns) = (self.dims[MAP_RANK - 2], self.dims[MAP_RANK - 1]);
-        let size = if self.needs_no_register() { (rows, columns) } else { tile_size(rows, columns) };
-        for tile in Tiles::new(self.dims, self.inputs, size) {
+        let join = self.needs_no_register();
+        let size = if !join {
+            tile_size(rows, columns)
+        } else if rows <= 1 || columns >= LONG {
+            (1, ELEMENTS)
+        } else {
+            (group(columns), columns.max(1))
+        };
+        let count = tiles(&self.dims, size);
+        for tile in Tiles::new(self.dims, self.inputs, size, join, clamp(units, count)) {
             // SAFETY: the tile is a part of the index space, whose extent was asserted above.
             unsafe { self.tile::<B>(&tile) }
         }
+        count
     }
 }
 
@@ -484,17 +535,17 @@ pub struct MapI64<'a> {
 }
 
 impl MapI64<'_> {
-    /// Evaluates all elements.
+    /// Evaluates these of its units; gives how many there are.
     ///
     /// # Panics
     /// If inputs or output are too short.
-    pub fn run(self) {
+    pub fn run(self, units: Range<usize>) -> usize {
         for input in self.inputs {
             assert_inside(&self.dims, &input.strides, input.dtype.size(), input.data.len());
         }
         let elements: usize = self.dims.iter().product();
         assert!(elements * self.dtype.size() <= self.output.len() && self.inputs.len() <= MAX_REGISTERS);
-        for tile in Tiles::new(self.dims, self.inputs, (1, 1)) {
+        for tile in Tiles::new(self.dims, self.inputs, (1, 1), false, elements_of(units, elements)) {
             let mut values = [0i64; MAX_REGISTERS];
             for ((v, input), &offset) in values.iter_mut().zip(self.inputs).zip(&tile.offsets) {
                 // SAFETY: the offset is inside of the input, whose extent was asserted above.
@@ -518,6 +569,7 @@ impl MapI64<'_> {
             // SAFETY: the tile is inside of the output, whose extent was asserted above.
             unsafe { store_i64(self.output, self.dtype, tile.out, values[self.result % MAX_REGISTERS]) };
         }
+        elements.div_ceil(TILE)
     }
 }
 

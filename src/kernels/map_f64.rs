@@ -3,10 +3,11 @@
 
 use super::Dst;
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use super::map::{Input, Tiles, assert_inside};
-use crate::program::map::{MAP_RANK, MAX_REGISTERS};
+use super::map::{Input, Tiles, assert_inside, elements_of};
+use crate::program::map::{MAP_RANK, MAX_REGISTERS, TILE};
 use crate::program::{Binary, Instruction, Unary};
 use crate::tensor::DType;
+use core::ops::Range;
 
 /// Evaluates a program in the `f64` domain.
 #[derive(Clone, Copy, Debug)]
@@ -26,17 +27,17 @@ pub struct MapF64<'a> {
 }
 
 impl MapF64<'_> {
-    /// Evaluates all elements.
+    /// Evaluates these of its units; gives how many there are.
     ///
     /// # Panics
     /// If inputs or output are too short.
-    pub fn run(self) {
+    pub fn run(self, units: Range<usize>) -> usize {
         for input in self.inputs {
             assert_inside(&self.dims, &input.strides, input.dtype.size(), input.data.len());
         }
         let elements: usize = self.dims.iter().product();
         assert!(elements * self.dtype.size() <= self.output.len() && self.inputs.len() <= MAX_REGISTERS);
-        for tile in Tiles::new(self.dims, self.inputs, (1, 1)) {
+        for tile in Tiles::new(self.dims, self.inputs, (1, 1), false, elements_of(units, elements)) {
             let mut values = [0f64; MAX_REGISTERS];
             for ((v, input), &offset) in values.iter_mut().zip(self.inputs).zip(&tile.offsets) {
                 // SAFETY: the offset is inside of the input, whose extent was asserted above.
@@ -58,6 +59,7 @@ impl MapF64<'_> {
             // SAFETY: the tile is inside of the output, whose extent was asserted above.
             unsafe { store(self.output, self.dtype, tile.out, values[self.result % MAX_REGISTERS]) };
         }
+        elements.div_ceil(TILE)
     }
 }
 

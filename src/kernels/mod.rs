@@ -63,6 +63,12 @@ pub type Base = cortex_m::CortexMF;
 )))]
 pub type Base = portable::Scalar;
 
+/// Of these units, those that there are.
+#[inline]
+pub(crate) fn clamp(units: core::ops::Range<usize>, count: usize) -> core::ops::Range<usize> {
+    units.start.min(count)..units.end.min(count)
+}
+
 /// Calls a test that is generic over its [`Backend`] on each that this CPU has: `on_each_backend!(test(arguments))`.
 #[cfg(test)]
 macro_rules! on_each_backend {

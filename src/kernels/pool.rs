@@ -1,25 +1,28 @@
 //! Pooling over windows of NHWC maps: channels innermost, four vectors of them per pass over a window.
 #![allow(unsafe_code)]
 
-use super::{Backend, Dst, F32s, Kernel, Src};
+use super::{Backend, Dst, F32s, Kernel, Src, clamp};
 use crate::program::{Pool, PoolKind};
+use core::ops::Range;
 
-/// Computes the pooling of a record that has passed its check.
+/// Computes these of the rows of the output, of all pictures, of a record that has passed its check; gives how many there are.
 ///
 /// Vector loads may reach up to [`SLACK`](crate::program::SLACK) bytes past the end of `x`. A window without any pixel
 /// gives -inf or 0.
 ///
 /// # Panics
 /// If a span is shorter than the record says.
-pub fn pool<B: Backend>(g: &Pool, x: Src<'_, f32>, y: Dst<'_, f32>) {
+pub fn pool<B: Backend>(g: &Pool, x: Src<'_, f32>, y: Dst<'_, f32>, lines: Range<usize>) -> usize {
     let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
     let out_pixels = g.batch as usize * g.out_h as usize * g.out_w as usize;
     if out_pixels == 0 || g.channels == 0 {
-        return;
+        return 0;
     }
+    let count = g.batch as usize * g.out_h as usize;
     assert!(in_pixels == 0 || x.len() >= (in_pixels - 1) * g.in_pitch as usize + g.channels as usize);
     assert!(y.len() >= (out_pixels - 1) * g.out_pitch as usize + g.channels as usize);
-    B::launch(Run { g, x, y });
+    B::launch(Run { g, x, y, lines: clamp(lines, count) });
+    count
 }
 
 /// The taps of a window along one axis that lie in `0..size`: first tap, at most `taps`, and number of taps.
@@ -34,6 +37,7 @@ struct Run<'m> {
     g: &'m Pool,
     x: Src<'m, f32>,
     y: Dst<'m, f32>,
+    lines: Range<usize>,
 }
 
 impl Kernel for Run<'_> {
@@ -42,7 +46,8 @@ impl Kernel for Run<'_> {
     fn run<V: F32s>(self) {
         let g = self.g;
         let max = g.kind == PoolKind::Max as u32;
-        for (picture, oy, ox) in (0..g.batch).flat_map(|b| (0..g.out_h).flat_map(move |y| (0..g.out_w).map(move |x| (b, y, x)))) {
+        for (line, ox) in self.lines.clone().flat_map(|line| (0..g.out_w).map(move |x| (line, x))) {
+            let (picture, oy) = (line / g.out_h as usize, line % g.out_h as usize);
             let y = oy as i32 * g.stride_h as i32 - g.pad_top as i32;
             let x = ox as i32 * g.stride_w as i32 - g.pad_left as i32;
             let (ky, rows) = inside(y, g.kernel_h, g.dilation_h, g.in_h);
@@ -58,7 +63,7 @@ impl Kernel for Run<'_> {
             let row = g.in_w as usize * pitch;
             let window = Window {
                 // Inside the map if there is any tap.
-                x: self.x.pointer().wrapping_add(picture as usize * g.in_h as usize * row).wrapping_offset(
+                x: self.x.pointer().wrapping_add(picture * g.in_h as usize * row).wrapping_offset(
                     (y + (ky * g.dilation_h) as i32) as isize * row as isize
                         + (x + (kx * g.dilation_w) as i32) as isize * pitch as isize,
                 ),
@@ -66,9 +71,7 @@ impl Kernel for Run<'_> {
                 columns: columns as usize,
                 row: g.dilation_h as usize * row,
                 column: g.dilation_w as usize * pitch,
-                y: self.y.from(
-                    ((picture as usize * g.out_h as usize + oy as usize) * g.out_w as usize + ox as usize) * g.out_pitch as usize,
-                ),
+                y: self.y.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
             };
             let channels = g.channels as usize;
             let scale = if count > 0.0 { 1.0 / count } else { 0.0 };

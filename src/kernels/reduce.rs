@@ -1,11 +1,50 @@
 //! Reductions, softmax and normalisation of `[outer][len][inner]`.
 //!
-//! With `inner` = 1 a row is folded with four vectors; else columns lie side by side and each vector folds its own.
+//! With `inner` = 1 a row is folded with four vectors; else columns lie side by side and each vector folds its own. Work comes
+//! in [pieces](Pieces): rows, or blocks of columns.
 #![allow(unsafe_code)]
 
 use super::simd::{load, store};
 use super::{Dst, F32s, Kernel, Src, math};
 use crate::program::ReduceKind;
+use crate::program::cut::group;
+use core::ops::Range;
+
+/// How `[outer][len][inner]` is cut along `outer` and, in blocks of whole vectors, along `inner`.
+#[derive(Clone, Copy)]
+pub struct Pieces {
+    len: usize,
+    inner: usize,
+    /// Columns of a block.
+    width: usize,
+    blocks: usize,
+    outer: usize,
+}
+
+impl Pieces {
+    /// The pieces of these sizes.
+    pub fn of([outer, len, inner]: [usize; 3]) -> Pieces {
+        let width = if inner == 1 { 1 } else { group(len).next_multiple_of(64) };
+        Pieces { len, inner, width, blocks: inner.div_ceil(width), outer }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.outer * self.blocks
+    }
+
+    /// How many are a unit.
+    pub fn of_a_unit(&self) -> usize {
+        group(self.len * self.width.min(self.inner))
+    }
+
+    /// The outer index of a piece, its first column and the one behind its last.
+    #[inline(always)]
+    fn get(&self, piece: usize) -> (usize, usize, usize) {
+        let first = piece % self.blocks * self.width;
+        (piece / self.blocks, first, self.inner.min(first + self.width))
+    }
+}
 
 /// How a row is folded: what is done to an element, how two are joined.
 #[derive(Clone, Copy)]
@@ -155,6 +194,8 @@ pub struct Reduce<'m> {
     pub x: Src<'m, f32>,
     /// `[outer][inner]`.
     pub y: Dst<'m, f32>,
+    /// The [`Pieces`] that are computed.
+    pub pieces: Range<usize>,
 }
 
 impl Kernel for Reduce<'_> {
@@ -175,16 +216,18 @@ impl Kernel for Reduce<'_> {
         let shifted = matches!(fold, Fold::Exponentials);
         // SAFETY: all offsets are within the sizes asserted above.
         unsafe {
-            for o in 0..outer {
+            let pieces = Pieces::of(self.sizes);
+            assert!(self.pieces.end <= pieces.count());
+            for piece in self.pieces.clone() {
+                let (o, mut i, end) = pieces.get(piece);
                 let (x, y) = (self.x.pointer().add(o * len * inner), self.y.pointer().add(o * inner));
                 if inner == 1 {
                     let max = if shifted { finite(fold_row::<V>(Fold::Max, x, len, 0.0)) } else { 0.0 };
                     y.write(finish(self.kind, fold_row::<V>(fold, x, len, max), max, len));
                     continue;
                 }
-                let mut i = 0;
-                while i < inner {
-                    let n = (inner - i).min(V::LANES);
+                while i < end {
+                    let n = (end - i).min(V::LANES);
                     let zero = V::splat(0.0);
                     let max = if shifted {
                         math::lanes(fold_columns::<V>(Fold::Max, x.add(i), n, len, inner, zero), finite)
@@ -227,6 +270,8 @@ pub struct Softmax<'m> {
     pub x: Src<'m, f32>,
     /// The output: may be the input's memory.
     pub y: Dst<'m, f32>,
+    /// The [`Pieces`] that are computed.
+    pub pieces: Range<usize>,
 }
 
 impl Kernel for Softmax<'_> {
@@ -237,16 +282,18 @@ impl Kernel for Softmax<'_> {
         assert!(self.x.len() >= outer * len * inner && self.y.len() >= outer * len * inner);
         // SAFETY: all offsets are within the sizes asserted above.
         unsafe {
-            for o in 0..outer {
+            let pieces = Pieces::of(self.sizes);
+            assert!(self.pieces.end <= pieces.count());
+            for piece in self.pieces.clone() {
+                let (o, mut i, end) = pieces.get(piece);
                 let (x, y) = (self.x.pointer().add(o * len * inner), self.y.pointer().add(o * len * inner));
                 // One lane at a time the loop over columns does as well.
                 if inner == 1 && V::LANES > 1 {
                     softmax_row::<V>(x, y, len, self.log);
                     continue;
                 }
-                let mut i = 0;
-                while i < inner {
-                    let n = (inner - i).min(V::LANES);
+                while i < end {
+                    let n = (end - i).min(V::LANES);
                     let max = fold_columns::<V>(Fold::Max, x.add(i), n, len, inner, V::splat(0.0));
                     let mut sum = V::splat(0.0);
                     for j in 0..len {
@@ -379,6 +426,8 @@ pub struct Norm<'m> {
     pub bias: Option<Src<'m, f32>>,
     /// The output: may be the input's memory.
     pub y: Dst<'m, f32>,
+    /// The rows that are computed.
+    pub rows: Range<usize>,
 }
 
 impl Kernel for Norm<'_> {
@@ -389,7 +438,8 @@ impl Kernel for Norm<'_> {
         assert!(self.x.len() >= rows * len && self.y.len() >= rows * len);
         let parameters = if self.per_row == 0 { len } else { self.per_row };
         assert!([self.scale, self.bias].iter().flatten().all(|p| p.len() >= parameters));
-        for r in 0..rows {
+        assert!(self.rows.end <= rows);
+        for r in self.rows.clone() {
             // SAFETY: all offsets are within the sizes asserted above.
             unsafe {
                 let (x, y) = (self.x.pointer().add(r * len), self.y.pointer().add(r * len));

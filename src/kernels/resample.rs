@@ -4,6 +4,7 @@
 
 use super::simd::{load, store};
 use super::{Dst, F32s, Kernel, Src};
+use core::ops::Range;
 
 /// `y[o][j][i] = sum over t of weights[j][t] * x[o][places[j][t]][i]`.
 ///
@@ -22,6 +23,8 @@ pub struct Resample<'m> {
     pub weights: Src<'m, f32>,
     /// `[outer][out][inner]`; no part of `x`.
     pub y: Dst<'m, f32>,
+    /// Which rows of `y` are computed: those of number `j * outer + o`.
+    pub rows: Range<usize>,
 }
 
 impl Kernel for Resample<'_> {
@@ -31,12 +34,16 @@ impl Kernel for Resample<'_> {
         let [outer, len, out, inner] = self.sizes;
         assert!(self.x.len() >= outer * len * inner && self.y.len() >= outer * out * inner);
         assert!(self.places.len() >= out * self.taps && self.weights.len() >= out * self.taps);
-        for j in 0..out {
+        assert!(self.rows.end <= outer * out);
+        if self.rows.is_empty() {
+            return;
+        }
+        for j in self.rows.start / outer..self.rows.end.div_ceil(outer) {
             let terms = j * self.taps..(j + 1) * self.taps;
             for t in terms.clone() {
                 assert!((self.places.at(t) as usize) < len);
             }
-            for o in 0..outer {
+            for o in self.rows.start.saturating_sub(j * outer)..outer.min(self.rows.end - j * outer) {
                 let y = self.y.from((o * out + j) * inner);
                 let x = self.x.from(o * len * inner);
                 if inner == 1 {

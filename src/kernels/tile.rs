@@ -34,14 +34,6 @@ pub(super) const fn max_columns<V: F32s>() -> usize {
     if V::LANES == 16 { 2 * PANEL } else { PANEL }
 }
 
-/// `m` rows in tiles of at most `most`, as equal as can be (49 rows: four of 6, five of 5): tiles of one or two rows
-/// would run far below the peak. Yields the first row and the number of rows.
-pub(super) fn balanced(m: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let tiles = m.div_ceil(most).max(1);
-    let (base, extra) = (m / tiles, m % tiles);
-    (0..if m == 0 { 0 } else { tiles }).map(move |t| (t * base + t.min(extra), base + (t < extra) as usize))
-}
-
 /// The right operand, in panels of 16 columns: element `[k][n]` is `n / 16 * panel + k * step + n % 16` elements on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Panels {
@@ -368,28 +360,6 @@ unsafe fn depth_step<V: F32s, const R: usize, const W: usize>(
         let x = V::splat(unsafe { a[r].add(i).read() });
         for w in 0..W {
             acc[r][w] = x.mul_add(row[w], acc[r][w]);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::balanced;
-
-    #[test]
-    fn rows_are_balanced() {
-        let sizes = |m, most| balanced(m, most).map(|(_, rows)| rows).collect::<Vec<_>>();
-        assert_eq!(sizes(49, 6), [6, 6, 6, 6, 5, 5, 5, 5, 5]);
-        assert_eq!(sizes(7, 6), [4, 3]);
-        assert_eq!(sizes(1, 6), [1]);
-        assert!(sizes(0, 6).is_empty());
-        for m in 0..100 {
-            let mut next = 0;
-            for (first, rows) in balanced(m, 12) {
-                assert!(first == next && (1..=12).contains(&rows));
-                next += rows;
-            }
-            assert_eq!(next, m);
         }
     }
 }

@@ -12,11 +12,12 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{self, Epilogue, Target, store};
-use super::gemm::{Product, Right};
-use super::tile::{PANEL, balanced};
-use super::{Backend, Dst, F32s, Kernel, Src};
-use crate::program::{Conv, packed_len};
+use super::gemm::{Product, Right, tile_of};
+use super::tile::PANEL;
+use super::{Backend, Dst, F32s, Kernel, Src, clamp};
+use crate::program::{Conv, Cut, packed_len};
 use core::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
+use core::ops::Range;
 
 /// The size of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +134,9 @@ impl Strides {
     }
 }
 
-/// Computes the convolution of a checked record by a scheme, from weights that were derived for it.
+/// Computes these of the units of a convolution of a checked record by a scheme, from weights that were derived for it; gives
+/// how many it has. A unit is a tile of rows of the products: some tiles of the map, at all points. Up to [`BLOCK`] of these are
+/// worked on at a time, for the weights' sake, in the same tiles of rows however many units that is.
 ///
 /// Vector loads may reach up to [`SLACK`](crate::program::SLACK) bytes past the end of `x`. The residual may share memory
 /// with `y`.
@@ -148,14 +151,21 @@ pub fn conv<B: Backend>(
     y: Dst<'_, f32>,
     epilogue: Epilogue<'_>,
     scratch: Dst<'_, f32>,
-) {
+    units: Range<usize>,
+) -> usize {
     let (in_c, out_c) = (g.in_c as usize, g.out_c as usize);
     let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
     let elements = (g.pixels() as usize - 1) * g.out_pitch as usize + out_c;
     assert!(in_pixels == 0 || x.len() >= (in_pixels - 1) * g.in_pitch as usize + in_c);
     assert!(y.len() >= elements && w.len() >= scheme.weights(g) && scratch.len() >= scheme.scratch(g));
     epilogue.assert_holds(out_c, elements);
-    let (tiles, points, strides) = (scheme.tiles(g), scheme.points(), Strides::of(g));
+    let (points, strides) = (scheme.points(), Strides::of(g));
+    let columns = out_c.next_multiple_of(PANEL);
+    let all = Cut::of(scheme.tiles(g), columns, in_c, tile_of::<B>());
+    let units = clamp(units, all.tiles);
+    if units.is_empty() {
+        return all.tiles;
+    }
     let target = Target {
         epilogue: &epilogue,
         finish: epilogue::finish::<B>,
@@ -166,17 +176,22 @@ pub fn conv<B: Backend>(
     for i in 0..strides.zeros {
         scratch.set(i, 0.0);
     }
-    let most = BLOCK.min(tiles);
+    let most = BLOCK.min(scheme.tiles(g));
     let inputs = scratch.from(strides.zeros);
     let products = inputs.from(points * most * strides.input);
     let matrix = packed_len(in_c as u64, out_c as u64) as usize;
-    for (first, tiles) in balanced(tiles, most) {
+    // Blocks as equal as can be, of whole tiles of rows.
+    let blocks = units.len().div_ceil((BLOCK / all.rows(0).1).max(1));
+    for block in 0..blocks {
+        let unit = |block: usize| units.start + block * units.len() / blocks;
+        let cut = all.part(unit(block), unit(block + 1));
+        let (first, tiles) = (all.rows(unit(block)).0, cut.all_rows());
         let block = Block { g, scheme, x, first, tiles, strides, zeros: scratch.src(), inputs, products, target };
         B::launch(ToPoints(block));
         for point in 0..points {
-            Product {
+            let product = Product {
                 m: tiles,
-                n: out_c.next_multiple_of(PANEL),
+                n: columns,
                 k: in_c,
                 a: inputs.from(point * tiles * strides.input).src(),
                 a_row: strides.input,
@@ -184,11 +199,12 @@ pub fn conv<B: Backend>(
                 c: products.from(point * tiles * strides.product),
                 c_row: strides.product,
                 epilogue: Epilogue::NONE,
-            }
-            .run::<B>();
+            };
+            product.units::<B>(&cut, 0..cut.units());
         }
         B::launch(FromPoints(block));
     }
+    all.tiles
 }
 
 /// A block of tiles; all spans have been checked.

@@ -2,9 +2,9 @@
 //!
 //! For each batch element and head: K is packed as the right operand of Q·Kᵀ; rows of Q are taken in blocks, whose scores
 //! become probabilities in place and are multiplied by V, which is read where it lies if it has few
-//! rows.
+//! rows. A block of rows is a work unit.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::Result;
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::gemm::{Product, Right};
@@ -18,14 +18,14 @@ pub const fn entry<B: Backend>() -> Entry {
     Entry { kind: OpKind::Attention, rules: Rules::of::<Attention>(), eval: eval::<B> }
 }
 
-fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (a, _) = op.record::<Attention>()?;
     let [rows, columns, depth, width] = [a.rows, a.columns, a.depth, a.width].map(|n| n as usize);
     let [q, k, v] = [context.src::<f32>(op.needed_input(0)?), context.src(op.needed_input(1)?), context.src(op.needed_input(2)?)];
     let mask = op.input(3).map(|t| context.src::<f32>(t));
     let out = context.dst::<f32>(op.needed_output(0)?);
     if rows == 0 || width == 0 {
-        return Ok(());
+        return Ok(Units::any(0));
     }
     let keys = context.scratch::<f32>();
     let values = keys.from((packed_len(depth as u64, columns as u64) as usize).next_multiple_of(16));
@@ -34,43 +34,43 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let scores = values.from(panels.next_multiple_of(16));
     let stride = columns.next_multiple_of(16);
     let plain = |alpha| Epilogue::of(&crate::program::Epilogue::NONE, alpha, None, None);
-    for batch in 0..a.batch as usize {
-        for h in 0..a.heads as usize {
-            let at = |s: [u32; 3]| batch * s[0] as usize + h * s[1] as usize;
-            let [q_row, k_row, v_row, out_row] = [a.q, a.k, a.v, a.out].map(|s| s[2] as usize);
+    let (heads, blocks) = (a.heads as usize, rows.div_ceil(BLOCK as usize));
+    let count = a.batch as usize * heads * blocks;
+    let units = context.units(count);
+    // The head, of all batches, whose K and V are packed in scratch memory.
+    let mut packed = if context.resumes() { Some((units.start.max(1) - 1) / blocks) } else { None };
+    for unit in units {
+        let (batch, h, r) = (unit / blocks / heads, unit / blocks % heads, unit % blocks * BLOCK as usize);
+        let at = |s: [u32; 3]| batch * s[0] as usize + h * s[1] as usize;
+        let [q_row, k_row, v_row, out_row] = [a.q, a.k, a.v, a.out].map(|s| s[2] as usize);
+        if packed != Some(unit / blocks) {
+            packed = Some(unit / blocks);
             if columns > 0 && depth > 0 {
                 let from = Strided { data: k.from(at(a.k)), row: 1, column: k_row };
                 pack::panels::<B>(from, depth, columns, keys);
             }
-            let right = if columns == 0 {
-                Right::Packed(values.src())
-            } else if in_place {
-                Right::InPlace(v.from(at(a.v)), v_row)
-            } else {
+            if columns > 0 && !in_place {
                 let from = Strided { data: v.from(at(a.v)), row: v_row, column: 1 };
                 pack::panels::<B>(from, columns, width, values);
-                Right::Packed(values.src())
-            };
-            for r in (0..rows).step_by(BLOCK as usize) {
-                let m = (rows - r).min(BLOCK as usize);
-                if columns > 0 {
-                    let a_part = if depth > 0 { q.from(at(a.q) + r * q_row) } else { q };
-                    let (b, epilogue) = (Right::Packed(keys.src()), plain(a.scale));
-                    Product { m, n: columns, k: depth, a: a_part, a_row: q_row, b, c: scores, c_row: stride, epilogue }
-                        .run::<B>();
-                    let [mb, mh, mr, mc] = a.mask.map(|s| s as usize);
-                    let mask = mask.map(|t| (t.from(batch * mb + h * mh + r * mr), mr, mc));
-                    let visible = if a.causal != 0 { r + columns - rows + 1 } else { columns };
-                    B::launch(Scores { scores, sizes: [m, stride, columns], mask, visible });
-                }
-                let c = out.from(at(a.out) + r * out_row);
-                let epilogue = plain(1.0);
-                let a = scores.src();
-                Product { m, n: width, k: columns, a, a_row: stride, b: right, c, c_row: out_row, epilogue }.run::<B>();
             }
         }
+        let right = if columns > 0 && in_place { Right::InPlace(v.from(at(a.v)), v_row) } else { Right::Packed(values.src()) };
+        let m = (rows - r).min(BLOCK as usize);
+        if columns > 0 {
+            let a_part = if depth > 0 { q.from(at(a.q) + r * q_row) } else { q };
+            let (b, epilogue) = (Right::Packed(keys.src()), plain(a.scale));
+            Product { m, n: columns, k: depth, a: a_part, a_row: q_row, b, c: scores, c_row: stride, epilogue }.run::<B>();
+            let [mb, mh, mr, mc] = a.mask.map(|s| s as usize);
+            let mask = mask.map(|t| (t.from(batch * mb + h * mh + r * mr), mr, mc));
+            let visible = if a.causal != 0 { r + columns - rows + 1 } else { columns };
+            B::launch(Scores { scores, sizes: [m, stride, columns], mask, visible });
+        }
+        let c = out.from(at(a.out) + r * out_row);
+        let epilogue = plain(1.0);
+        let a = scores.src();
+        Product { m, n: width, k: columns, a, a_row: stride, b: right, c, c_row: out_row, epilogue }.run::<B>();
     }
-    Ok(())
+    Ok(Units::any(count))
 }
 
 #[cfg(test)]

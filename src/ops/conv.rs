@@ -1,7 +1,7 @@
 //! Convolution.
 
 use super::gemm::epilogue_of;
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::Result;
 #[cfg(feature = "alloc")]
 use crate::kernels::winograd;
@@ -14,7 +14,7 @@ pub const fn entry<B: Backend>() -> Entry {
     Entry { kind: OpKind::Conv, rules: Rules::of::<Conv>(), eval: eval::<B> }
 }
 
-fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (record, _) = op.record::<Conv>()?;
     let epilogue = epilogue_of::<B>(context, op, &record.epilogue, 1.0)?;
     let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
@@ -25,11 +25,10 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
         && derived.len() >= scheme.weights(record)
         && context.scratch::<f32>().len() >= scheme.scratch(record)
     {
-        winograd::conv::<B>(record, scheme, x, derived, y, epilogue, context.scratch());
-        return Ok(());
+        let count = winograd::conv::<B>(record, scheme, x, derived, y, epilogue, context.scratch(), context.range());
+        return Ok(Units::any(count));
     }
-    conv::conv::<B>(record, x, w, y, epilogue, context.scratch());
-    Ok(())
+    Ok(Units::any(conv::conv::<B>(record, x, w, y, epilogue, context.scratch(), context.range())))
 }
 
 /// [`Depthwise`](OpKind::Depthwise).
@@ -37,10 +36,9 @@ pub const fn depthwise<B: Backend>() -> Entry {
     Entry { kind: OpKind::Depthwise, rules: Rules::of::<Depthwise>(), eval: eval_depthwise::<B> }
 }
 
-fn eval_depthwise<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_depthwise<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (Depthwise(record), _) = op.record()?;
     let epilogue = epilogue_of::<B>(context, op, &record.epilogue, 1.0)?;
     let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
-    depthwise::depthwise::<B>(record, x, w, y, epilogue);
-    Ok(())
+    Ok(Units::any(depthwise::depthwise::<B>(record, x, w, y, epilogue, context.range())))
 }

@@ -1,8 +1,9 @@
 //! Ops that move data, and the op that the host resolves.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
 use crate::kernels::copy;
+use crate::program::cut::group;
 use crate::program::{Copy, Extern, Gather, OpKind, Rules};
 use crate::tensor::{DType, MAX_RANK};
 
@@ -11,11 +12,14 @@ pub const fn copy() -> Entry {
     Entry { kind: OpKind::Copy, rules: Rules::of::<Copy>(), eval: eval_copy }
 }
 
-fn eval_copy(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_copy(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (c, _) = op.record::<Copy>()?;
     let (from, to) = (context.src_bytes(op.needed_input(0)?), context.dst_bytes(op.needed_output(0)?));
     let size = c.size as usize;
-    if c.fill == 1 {
+    // What fills the output comes before what is copied into it: a unit of its own.
+    let fills = (c.fill == 1) as usize;
+    let mut units = context.range();
+    if fills == 1 && units.start == 0 && !units.is_empty() {
         let value = c.fill_value[0] as u64 | (c.fill_value[1] as u64) << 32;
         copy::fill(size, c.fill_elements as usize, value, to);
     }
@@ -23,8 +27,9 @@ fn eval_copy(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     for (i, axis) in axes.iter_mut().enumerate().take(c.rank as usize) {
         *axis = (c.dims[i] as usize, c.from[i] as isize, c.to[i] as isize);
     }
-    copy::strided(size, &axes, (from, c.from_offset as usize), (to, c.to_offset as usize));
-    Ok(())
+    units = units.start.saturating_sub(fills)..units.end.saturating_sub(fills);
+    let copies = copy::strided(size, &axes, (from, c.from_offset as usize), (to, c.to_offset as usize), units);
+    Ok(Units { count: fills + copies, in_turn: fills == 1 })
 }
 
 /// [`Gather`](OpKind::Gather).
@@ -32,12 +37,13 @@ pub const fn gather() -> Entry {
     Entry { kind: OpKind::Gather, rules: Rules::of::<Gather>(), eval: eval_gather }
 }
 
-fn eval_gather(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_gather(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (g, _) = op.record::<Gather>()?;
     let (table, indices) = (op.needed_input(0)?, op.needed_input(1)?);
     let (from, to) = (context.src_bytes(table), context.dst_bytes(op.needed_output(0)?));
     let (axis, count, row) = (g.axis as usize, g.count as usize, g.row_bytes as usize);
-    for i in 0..count {
+    let (outer, each) = (g.outer as usize, group(g.outer as usize * row.div_ceil(4)));
+    for i in context.pieces(count, each) {
         let index = match context.dtype(indices) {
             DType::I64 => context.src::<i64>(indices).at(i),
             _ => context.src::<i32>(indices).at(i) as i64,
@@ -46,11 +52,11 @@ fn eval_gather(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
         if index < 0 || index >= axis as i64 {
             return Err(Error::new(Kind::Value, "an index is outside of the table that it gathers from"));
         }
-        for o in 0..g.outer as usize {
+        for o in 0..outer {
             copy::bytes(from.from((o * axis + index as usize) * row), to.from((o * count + i) * row), row);
         }
     }
-    Ok(())
+    Ok(Units::any(count.div_ceil(each)))
 }
 
 /// [`Extern`](OpKind::Extern).
@@ -58,10 +64,11 @@ pub const fn external() -> Entry {
     Entry { kind: OpKind::Extern, rules: Rules::of::<Extern>(), eval: eval_external }
 }
 
-fn eval_external(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_external(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (external, _) = op.record::<Extern>()?;
     match context.externs() {
-        Some(externs) => externs.run(external.index, context, op),
+        _ if context.units(1).is_empty() => Ok(Units::ONE),
+        Some(externs) => externs.run(external.index, context, op).map(|()| Units::ONE),
         None => Err(Error::new(Kind::Extern, "the program has an op that only a host can evaluate, and there is none here")),
     }
 }

@@ -1,24 +1,24 @@
 //! Matrix products: batches, and operands that are packed when the op runs.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::gemm::{Product, Right};
+use crate::kernels::gemm::{Product, Right, tile_of};
 use crate::kernels::pack::{self, Strided};
-use crate::kernels::{Backend, Dst, Src};
-use crate::program::{Gemm, OpKind, Rules, packed_len};
+use crate::kernels::{Backend, Dst, Src, clamp};
+use crate::program::{Cut, Gemm, OpKind, Rules, packed_len};
+use core::ops::Range;
 
 /// [`Gemm`](OpKind::Gemm).
 pub const fn entry<B: Backend>() -> Entry {
     Entry { kind: OpKind::Gemm, rules: Rules::of::<Gemm>(), eval: eval::<B> }
 }
 
-fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (record, _) = op.record::<Gemm>()?;
     let epilogue = epilogue_of::<B>(context, op, &record.epilogue, record.alpha)?;
     let (a, b, c) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
-    gemm::<B>(record, a, b, c, epilogue, context.scratch());
-    Ok(())
+    Ok(Units::any(gemm::<B>(record, a, b, c, epilogue, context.scratch(), context.range(), context.resumes())))
 }
 
 /// An op's epilogue, with its operands: input 2 is the bias, input 3 the residual.
@@ -40,7 +40,8 @@ pub(super) fn epilogue_of<'m, B: Backend>(
 /// An unpacked B whose rows are contiguous is used in place where packing would not pay: for few rows, or up to this depth.
 const IN_PLACE: usize = 256;
 
-/// All products of a record.
+/// These of the units of all products of a record; gives how many there are. Units are those of each product, one product
+/// after another. `resumes`: scratch memory is as the unit before them left it.
 pub(crate) fn gemm<B: Backend>(
     g: &Gemm,
     a: Src<'_, f32>,
@@ -48,66 +49,60 @@ pub(crate) fn gemm<B: Backend>(
     c: Dst<'_, f32>,
     epilogue: Epilogue<'_>,
     scratch: Dst<'_, f32>,
-) {
-    let (mut m, n, k) = (g.m as usize, g.n as usize, g.k as usize);
-    let mut batch = g.batch.map(|b| b as usize);
-    if m == 0 || n == 0 || batch.contains(&0) {
-        return;
+    units: Range<usize>,
+    resumes: bool,
+) -> usize {
+    let (n, k) = (g.n as usize, g.k as usize);
+    let (m, batch) = g.merged();
+    let cut = Cut::of(m, n, k, tile_of::<B>());
+    let each = cut.units();
+    let count = batch.iter().product::<usize>() * each;
+    let units = clamp(units, count);
+    if units.is_empty() {
+        return count;
     }
-    // Inner batch axes that only continue the rows become rows: more of them per product.
-    for axis in (0..3).rev() {
-        let continues = |batch: u32, row: u32| batch as u64 == m as u64 * row as u64;
-        if batch[axis] > 1 {
-            if g.a_col != 1
-                || g.b_batch[axis] != 0
-                || !continues(g.a_batch[axis], g.a_row)
-                || !continues(g.c_batch[axis], g.c_row)
-            {
-                break;
-            }
-            m *= batch[axis];
-            batch[axis] = 1;
-        }
-    }
-    let stride = |strides: [u32; 3], at: [usize; 3]| (0..3).map(|i| strides[i] as usize * at[i]).sum::<usize>();
+    // Where the operands of a product start.
+    let place = |product: usize| {
+        let at = [product / batch[2] / batch[1], product / batch[2] % batch[1], product % batch[2]];
+        [g.a_batch, g.b_batch, g.c_batch].map(|strides| (0..3).map(|i| strides[i] as usize * at[i]).sum::<usize>())
+    };
     let in_place = g.b_packed == 0 && g.b_col == 1 && (m <= 16 || k <= IN_PLACE);
     let packed_b = if g.b_packed == 0 { (packed_len(k as u64, n as u64) as usize).next_multiple_of(16) } else { 0 };
-    let mut packed = None;
-    let mut copied = None;
-    for x in 0..batch[0] {
-        for y in 0..batch[1] {
-            for z in 0..batch[2] {
-                let at = [x, y, z];
-                let (a_at, b_at, c_at) = (stride(g.a_batch, at), stride(g.b_batch, at), stride(g.c_batch, at));
-                let (mut a_part, mut a_row, mut b_part) = (a, g.a_row as usize, b);
-                if k > 0 {
-                    (a_part, b_part) = (a.from(a_at), b.from(b_at));
-                }
-                let right = if g.b_packed == 1 {
-                    Right::Packed(b_part)
-                } else if in_place {
-                    Right::InPlace(b_part, g.b_row as usize)
-                } else {
-                    if packed != Some(b_at) {
-                        let from = Strided { data: b_part, row: g.b_row as usize, column: g.b_col as usize };
-                        pack::panels::<B>(from, k, n, scratch);
-                        packed = Some(b_at);
-                    }
-                    Right::Packed(scratch.src())
-                };
-                if g.a_col != 1 && k > 0 {
-                    let to = scratch.from(packed_b);
-                    if copied != Some(a_at) {
-                        let from = Strided { data: a_part, row: a_row, column: g.a_col as usize };
-                        pack::rows::<B>(from, m, k, to);
-                        copied = Some(a_at);
-                    }
-                    (a_part, a_row) = (to.src(), k);
-                }
-                let epilogue = Epilogue { residual: epilogue.residual.map(|r| r.from(c_at)), ..epilogue };
-                let (c, c_row) = (c.from(c_at), g.c_row as usize);
-                Product { m, n, k, a: a_part, a_row, b: right, c, c_row, epilogue }.run::<B>();
-            }
+    // Which operands lie packed in scratch memory.
+    let before = if resumes { Some(place((units.start - 1) / each)) } else { None };
+    let (mut copied, mut packed) = (before.map(|at| at[0]), before.map(|at| at[1]));
+    for product in units.start / each..units.end.div_ceil(each) {
+        let first = product * each;
+        let units = units.start.max(first) - first..units.end.min(first + each) - first;
+        let [a_at, b_at, c_at] = place(product);
+        let (mut a_part, mut a_row, mut b_part) = (a, g.a_row as usize, b);
+        if k > 0 {
+            (a_part, b_part) = (a.from(a_at), b.from(b_at));
         }
+        let right = if g.b_packed == 1 {
+            Right::Packed(b_part)
+        } else if in_place {
+            Right::InPlace(b_part, g.b_row as usize)
+        } else {
+            if packed != Some(b_at) {
+                let from = Strided { data: b_part, row: g.b_row as usize, column: g.b_col as usize };
+                pack::panels::<B>(from, k, n, scratch);
+                packed = Some(b_at);
+            }
+            Right::Packed(scratch.src())
+        };
+        if g.a_col != 1 && k > 0 {
+            let to = scratch.from(packed_b);
+            if copied != Some(a_at) {
+                let from = Strided { data: a_part, row: a_row, column: g.a_col as usize };
+                pack::rows::<B>(from, m, k, to);
+                copied = Some(a_at);
+            }
+            (a_part, a_row) = (to.src(), k);
+        }
+        let epilogue = Epilogue { residual: epilogue.residual.map(|r| r.from(c_at)), ..epilogue };
+        let (c, c_row) = (c.from(c_at), g.c_row as usize);
+        Product { m, n, k, a: a_part, a_row, b: right, c, c_row, epilogue }.units::<B>(&cut, units);
     }
+    count
 }

@@ -1,21 +1,36 @@
 //! Gathers and scatters over several axes.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
 use crate::kernels::{Dst, copy};
+use crate::program::cut::group;
 use crate::program::index::{Join, Scatter};
 use crate::program::{Index, OpKind, Rules};
 use crate::tensor::{DType, Element, MAX_RANK};
+use core::ops::Range;
 
-/// Calls `each` with the number of every tuple and the element of the table where its row starts.
-fn walk(record: &Index, context: &Context<'_>, indices: u32, mut each: impl FnMut(usize, usize)) -> Result<()> {
+/// Calls `each` with the number of each of these tuples and the element of the table where its row starts.
+fn walk(
+    record: &Index,
+    context: &Context<'_>,
+    indices: u32,
+    tuples: Range<usize>,
+    mut each: impl FnMut(usize, usize),
+) -> Result<()> {
     let wide = context.dtype(indices) == DType::I64;
     let at = |i: usize| if wide { context.src::<i64>(indices).at(i) } else { context.src::<i32>(indices).at(i) as i64 };
     let (rank, depth) = (record.rank as usize, record.depth as usize);
-    let tuples = record.tuples().unwrap_or(0) as usize;
     let mut place = [0u32; MAX_RANK];
     let mut base = 0usize;
-    for t in 0..tuples {
+    if tuples.start > 0 && !tuples.is_empty() {
+        let mut rest = tuples.start;
+        for axis in (0..rank).rev() {
+            place[axis] = (rest % record.dims[axis] as usize) as u32;
+            rest /= record.dims[axis] as usize;
+            base += place[axis] as usize * record.base[axis] as usize;
+        }
+    }
+    for t in tuples {
         let mut start = base;
         for k in 0..depth {
             let (size, index) = (record.sizes[k] as i64, at(t * depth + k));
@@ -40,16 +55,25 @@ fn walk(record: &Index, context: &Context<'_>, indices: u32, mut each: impl FnMu
     Ok(())
 }
 
+/// All tuples.
+fn all(record: &Index) -> Range<usize> {
+    0..record.tuples().unwrap_or(0) as usize
+}
+
 /// [`GatherNd`](OpKind::GatherNd).
 pub const fn gather_nd() -> Entry {
     Entry { kind: OpKind::GatherNd, rules: Rules::of::<Index>(), eval: eval_gather_nd }
 }
 
-fn eval_gather_nd(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_gather_nd(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (record, _) = op.record::<Index>()?;
     let (from, to) = (context.src_bytes(op.needed_input(0)?), context.dst_bytes(op.needed_output(0)?));
     let (size, row) = (record.size as usize, record.row as usize * record.size as usize);
-    walk(record, context, op.needed_input(1)?, |t, start| copy::bytes(from.from(start * size), to.from(t * row), row))
+    let (count, each) = (all(record).len(), group(record.row as usize + record.depth as usize));
+    walk(record, context, op.needed_input(1)?, context.pieces(count, each), |t, start| {
+        copy::bytes(from.from(start * size), to.from(t * row), row);
+    })?;
+    Ok(Units::any(count.div_ceil(each)))
 }
 
 /// [`Scatter`](OpKind::Scatter).
@@ -57,7 +81,14 @@ pub const fn scatter() -> Entry {
     Entry { kind: OpKind::Scatter, rules: Rules::of::<Scatter>(), eval: eval_scatter }
 }
 
-fn eval_scatter(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_scatter(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
+    if !context.units(1).is_empty() {
+        scatter_all(context, op)?;
+    }
+    Ok(Units::ONE)
+}
+
+fn scatter_all(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     let (Scatter(record), _) = op.record::<Scatter>()?;
     let (table, output) = (op.needed_input(0)?, op.needed_output(0)?);
     let to = context.dst_bytes(output);
@@ -66,7 +97,7 @@ fn eval_scatter(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     if join == Join::Replace {
         let rows = context.src_bytes(op.needed_input(2)?);
         let (size, row) = (record.size as usize, record.row as usize * record.size as usize);
-        return walk(record, context, op.needed_input(1)?, |t, start| {
+        return walk(record, context, op.needed_input(1)?, all(record), |t, start| {
             copy::bytes(rows.from(t * row), to.from(start * size), row);
         });
     }
@@ -101,7 +132,7 @@ fn integer(join: Join, a: i64, b: i64) -> i64 {
 fn joined<T: Element>(record: &Index, context: &Context<'_>, op: &Op<'_>, join: impl Fn(T, T) -> T) -> Result<()> {
     let (rows, to): (_, Dst<'_, T>) = (context.src::<T>(op.needed_input(2)?), context.dst(op.needed_output(0)?));
     let row = record.row as usize;
-    walk(record, context, op.needed_input(1)?, |t, start| {
+    walk(record, context, op.needed_input(1)?, all(record), |t, start| {
         for i in 0..row {
             to.set(start + i, join(to.src().at(start + i), rows.at(t * row + i)));
         }

@@ -1,6 +1,6 @@
 //! Element-wise programs.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::Result;
 use crate::kernels::map::{Input, MapF32, MapI64};
 use crate::kernels::map_f64::MapF64;
@@ -14,7 +14,7 @@ pub const fn entry<B: Backend>() -> Entry {
     Entry { kind: OpKind::Map, rules: Rules::of::<Map>(), eval: eval::<B> }
 }
 
-fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (map, tail) = op.record::<Map>()?;
     let (strides, instructions) = map.tail(tail)?;
     let count = strides.len();
@@ -27,14 +27,14 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     merge_axes(&mut dims, map.rank as usize, inputs);
     let (output, dtype) = (context.dst_bytes(op.outputs[0]), context.dtype(op.outputs[0]));
     let result = map.result as usize;
-    if map.domain == Domain::I64 as u32 {
-        MapI64 { dims, inputs, instructions, result, output, dtype }.run();
+    let units = context.range();
+    Ok(Units::any(if map.domain == Domain::I64 as u32 {
+        MapI64 { dims, inputs, instructions, result, output, dtype }.run(units)
     } else if map.domain == Domain::F64 as u32 {
-        MapF64 { dims, inputs, instructions, result, output, dtype }.run();
+        MapF64 { dims, inputs, instructions, result, output, dtype }.run(units)
     } else {
-        MapF32 { dims, inputs, instructions, result, output, dtype, registers: context.scratch() }.run::<B>();
-    }
-    Ok(())
+        MapF32 { dims, inputs, instructions, result, output, dtype, registers: context.scratch() }.run::<B>(units)
+    }))
 }
 
 /// Drops axes of size 1 and joins neighbours that every input walks through without a jump; what is left moves to the

@@ -4,6 +4,9 @@
 //! to a result; it splits the record off the attributes, asks the context for spans, and launches kernels on its
 //! [`Backend`](crate::kernels::Backend). It trusts what [`program::check`](crate::program::check) has passed.
 //!
+//! An op's work is cut into [`Units`], so that a run can pause inside an op and threads can share one. How it is cut is the
+//! evaluator's business, and depends on the record and the backend alone.
+//!
 //! An **op set** is a table of [`Entry`]s. A host takes [`set`], all ops for an instruction set. A firmware names the ops
 //! of its image, so that the linker drops the rest; no static table keeps them alive.
 
@@ -126,8 +129,33 @@ impl<'a> Op<'a> {
     }
 }
 
-/// An evaluator.
-pub type Eval = fn(&Context<'_>, &Op<'_>) -> Result<()>;
+/// An op's work units: pieces that can be computed one at a time, with the same bits as all at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Units {
+    /// How many there are.
+    pub count: usize,
+    /// Whether they are to be computed in turn, in one scratch memory; else any order, and any number at the same time, will do.
+    pub in_turn: bool,
+}
+
+impl Units {
+    /// One unit: an op that is not cut.
+    pub const ONE: Units = Units::in_turn(1);
+
+    /// Units that are independent of each other.
+    pub const fn any(count: usize) -> Units {
+        Units { count, in_turn: false }
+    }
+
+    /// Units of which each needs those before it.
+    pub const fn in_turn(count: usize) -> Units {
+        Units { count, in_turn: true }
+    }
+}
+
+/// An evaluator: evaluates the units that the context asks for (of an op that is cut; an op of one unit asks
+/// [`Context::units`] whether there is anything to do), and says how many the op has. That number never depends on the range.
+pub type Eval = fn(&Context<'_>, &Op<'_>) -> Result<Units>;
 
 /// A kind of op, its rules, and the function that evaluates it.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! Pooling.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::Result;
 use crate::kernels::{Backend, pool};
 use crate::program::{OpKind, Pool, Rules};
@@ -10,8 +10,8 @@ pub const fn entry<B: Backend>() -> Entry {
     Entry { kind: OpKind::Pool, rules: Rules::of::<Pool>(), eval: eval::<B> }
 }
 
-fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (record, _) = op.record::<Pool>()?;
-    pool::pool::<B>(record, context.src(op.needed_input(0)?), context.dst(op.needed_output(0)?));
-    Ok(())
+    let (x, y) = (context.src(op.needed_input(0)?), context.dst(op.needed_output(0)?));
+    Ok(Units::any(pool::pool::<B>(record, x, y, context.range())))
 }

@@ -3,7 +3,7 @@
 //! A step reads all of the old hidden state while it writes the new one, so the two lie apart. Where Y is wanted, its rows
 //! are the states, and a step goes from one row to the next; otherwise the old state moves to scratch memory first.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::Result;
 use crate::kernels::recurrent::{GruStep, LstmStep};
 use crate::kernels::{Backend, Dst, Src, copy};
@@ -45,51 +45,63 @@ struct Step<'m> {
     new: Dst<'m, f32>,
 }
 
-/// Calls `step` for each row of each step, in order. `spare` has room for a row where there is no Y.
-fn each<'m>(context: &Context<'m>, op: &Op<'_>, at: &Steps, spare: Dst<'m, f32>, mut step: impl FnMut(Step<'m>)) -> Result<()> {
+/// Calls `step` for each row of each step, in order: a unit. `spare` has room for a row where there is no Y.
+fn each<'m>(
+    context: &Context<'m>,
+    op: &Op<'_>,
+    at: &Steps,
+    spare: Dst<'m, f32>,
+    mut step: impl FnMut(Step<'m>),
+) -> Result<Units> {
     let [steps, batch, hidden] = [at.steps, at.batch, at.hidden].map(|n| n as usize);
     let pre = context.src::<f32>(op.needed_input(0)?);
     let initial = op.input(2).map(|t| context.src::<f32>(t));
     let y = op.output(0).map(|t| context.dst::<f32>(t));
     let last = op.needed_output(1)?;
+    // Without a step the initial state is the last one, which is a unit, too.
+    let count = if steps == 0 { 1 } else { steps * batch };
+    let units = context.units(count);
     if steps == 0 {
-        start(context, op.input(2), last, 4 * batch * hidden);
+        if !units.is_empty() {
+            start(context, op.input(2), last, 4 * batch * hidden);
+        }
+        return Ok(Units::in_turn(count));
     }
     let last = context.dst::<f32>(last);
     let state = |row: usize| last.from(row * hidden).first(hidden);
     let y_row = |y: Dst<'m, f32>, t: usize, row: usize| y.from(t * at.y_step as usize + row * at.y_batch as usize).first(hidden);
-    let mut previous = 0;
-    for s in 0..steps {
-        let t = if at.reverse != 0 { steps - 1 - s } else { s };
-        for row in 0..batch {
-            let mut old = match (s, y) {
-                (0, _) => initial.map(|h| h.from(row * hidden).first(hidden)),
-                (_, Some(y)) => Some(y_row(y, previous, row).src()),
-                (_, None) => Some(state(row).src()),
-            };
-            let new = y.map_or(state(row), |y| y_row(y, t, row));
-            if let (None, Some(from)) = (y, old) {
-                let spare = spare.first(hidden);
-                copy_row(from, spare);
-                old = Some(spare.src());
-            }
-            let pre = pre.from(t * at.pre_step as usize + row * at.pre_batch as usize);
-            step(Step { row, pre, old, new });
-            if s + 1 == steps && y.is_some() {
-                copy_row(new.src(), state(row));
-            }
+    let time = |s: usize| if at.reverse != 0 { steps - 1 - s } else { s };
+    for unit in units {
+        let (s, row) = (unit / batch, unit % batch);
+        let t = time(s);
+        let mut old = match (s, y) {
+            (0, _) => initial.map(|h| h.from(row * hidden).first(hidden)),
+            (_, Some(y)) => Some(y_row(y, time(s - 1), row).src()),
+            (_, None) => Some(state(row).src()),
+        };
+        let new = y.map_or(state(row), |y| y_row(y, t, row));
+        if let (None, Some(from)) = (y, old) {
+            let spare = spare.first(hidden);
+            copy_row(from, spare);
+            old = Some(spare.src());
         }
-        previous = t;
+        let pre = pre.from(t * at.pre_step as usize + row * at.pre_batch as usize);
+        step(Step { row, pre, old, new });
+        if s + 1 == steps && y.is_some() {
+            copy_row(new.src(), state(row));
+        }
     }
-    Ok(())
+    Ok(Units::in_turn(count))
 }
 
-fn eval_lstm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_lstm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (l, _) = op.record::<Lstm>()?;
     let (batch, hidden) = (l.at.batch as usize, l.at.hidden as usize);
     let r = context.src::<f32>(op.needed_input(1)?);
     let last_c = op.needed_output(2)?;
-    start(context, op.input(3), last_c, 4 * batch * hidden);
+    if !context.units(1).is_empty() {
+        start(context, op.input(3), last_c, 4 * batch * hidden);
+    }
     let cells = context.dst::<f32>(last_c);
     let peepholes = op.input(4).map(|t| context.src(t));
     let activations = [0, 1, 2].map(|i| (function(l.activations[i]), l.p[i]));
@@ -105,7 +117,7 @@ pub const fn gru<B: Backend>() -> Entry {
     Entry { kind: OpKind::Gru, rules: Rules::of::<Gru>(), eval: eval_gru::<B> }
 }
 
-fn eval_gru<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_gru<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (g, _) = op.record::<Gru>()?;
     let hidden = g.at.hidden as usize;
     let r = context.src::<f32>(op.needed_input(1)?);

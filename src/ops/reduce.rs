@@ -1,52 +1,89 @@
 //! Ops along an axis.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::Result;
-use crate::kernels::{Backend, Dst, Src, reduce as kernels};
+use crate::kernels::reduce::{self as kernels, Pieces};
+use crate::kernels::{Backend, Dst, Src};
+use crate::program::cut::group;
 use crate::program::{ArgReduce, Norm, OpKind, Reduce, ReduceKind, Rules, Softmax, TopK};
 use crate::tensor::{DType, Element};
+use core::ops::Range;
 
 /// [`Reduce`](OpKind::Reduce).
 pub const fn reduce<B: Backend>() -> Entry {
     Entry { kind: OpKind::Reduce, rules: Rules::of::<Reduce>(), eval: eval_reduce::<B> }
 }
 
-fn eval_reduce<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_reduce<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (r, _) = op.record::<Reduce>()?;
     let sizes = [r.outer, r.len, r.inner].map(|n| n as usize);
     let kind = ReduceKind::from_number(r.kind).unwrap_or(ReduceKind::Sum);
     let (x, y) = (op.needed_input(0)?, op.needed_output(0)?);
+    let lines = Lines::of(context, sizes);
     match context.dtype(x) {
-        DType::I64 => whole(sizes, context.src::<i64>(x), context.dst(y), |a, b| integer(kind, a, b), identity(kind)),
+        DType::I64 => {
+            lines.fold(context.src::<i64>(x), context.dst(y), identity(kind), |a, b| integer(kind, a, b), |all| all);
+        }
         DType::I32 => {
             let join = |a: i32, b: i32| integer(kind, a as i64, b as i64) as i32;
             // The 64-bit limits don't fit: the 32-bit ones stand for them.
             let start = identity(kind).clamp(i32::MIN as i64, i32::MAX as i64) as i32;
-            whole(sizes, context.src::<i32>(x), context.dst(y), join, start);
+            lines.fold(context.src::<i32>(x), context.dst(y), start, join, |all| all);
         }
         DType::F64 => {
-            let (from, to) = (context.src::<f64>(x), context.dst::<f64>(y));
             let start = match kind {
                 ReduceKind::Max => f64::NEG_INFINITY,
                 ReduceKind::Min => f64::INFINITY,
                 ReduceKind::Product => 1.0,
                 _ => 0.0,
             };
-            whole(sizes, from, to, |a, b| double(kind, a, b), start);
-            if kind == ReduceKind::Mean {
-                (0..sizes[0] * sizes[2]).for_each(|i| to.set(i, to.src().at(i) / sizes[1] as f64));
-            }
+            let last = |all: f64| if kind == ReduceKind::Mean { all / sizes[1] as f64 } else { all };
+            lines.fold(context.src::<f64>(x), context.dst(y), start, |a, b| double(kind, a, b), last);
         }
-        _ => B::launch(kernels::Reduce { kind, sizes, x: context.src(x), y: context.dst(y) }),
+        _ => {
+            let (pieces, units) = pieces(context, sizes);
+            B::launch(kernels::Reduce { kind, sizes, x: context.src(x), y: context.dst(y), pieces });
+            return Ok(units);
+        }
     }
-    Ok(())
+    Ok(lines.units())
 }
 
-fn whole<T: Copy>([outer, len, inner]: [usize; 3], x: Src<'_, T>, y: Dst<'_, T>, join: impl Fn(T, T) -> T, start: T) {
-    for o in 0..outer {
-        for i in 0..inner {
+/// The pieces of `[outer][len][inner]` to compute, and the units.
+fn pieces(context: &Context<'_>, sizes: [usize; 3]) -> (Range<usize>, Units) {
+    let pieces = Pieces::of(sizes);
+    let (count, each) = (pieces.count(), pieces.of_a_unit());
+    (context.pieces(count, each), Units::any(count.div_ceil(each)))
+}
+
+/// The lines along the middle axis of `[outer][len][inner]`, of which some are to be computed.
+pub(super) struct Lines {
+    sizes: [usize; 3],
+    range: Range<usize>,
+}
+
+impl Lines {
+    pub(super) fn of(context: &Context<'_>, sizes: [usize; 3]) -> Lines {
+        Lines { sizes, range: context.pieces(sizes[0] * sizes[2], group(sizes[1])) }
+    }
+
+    /// The units of all lines: so many lines each that they are worth it.
+    pub(super) fn units(&self) -> Units {
+        let [outer, len, inner] = self.sizes;
+        Units::any((outer * inner).div_ceil(group(len)))
+    }
+
+    /// The outer and the inner index of each line to compute.
+    pub(super) fn each(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let inner = self.sizes[2];
+        self.range.clone().map(move |line| (line / inner, line % inner))
+    }
+
+    fn fold<T: Copy>(&self, x: Src<'_, T>, y: Dst<'_, T>, start: T, join: impl Fn(T, T) -> T, last: impl Fn(T) -> T) {
+        let [_, len, inner] = self.sizes;
+        for (o, i) in self.each() {
             let all = (0..len).fold(start, |all, j| join(all, x.at((o * len + j) * inner + i)));
-            y.set(o * inner + i, all);
+            y.set(o * inner + i, last(all));
         }
     }
 }
@@ -86,12 +123,13 @@ pub const fn softmax<B: Backend>() -> Entry {
     Entry { kind: OpKind::Softmax, rules: Rules::of::<Softmax>(), eval: eval_softmax::<B> }
 }
 
-fn eval_softmax<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_softmax<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (s, _) = op.record::<Softmax>()?;
     let sizes = [s.outer, s.len, s.inner].map(|n| n as usize);
     let (x, y) = (context.src(op.needed_input(0)?), context.dst(op.needed_output(0)?));
-    B::launch(kernels::Softmax { sizes, log: s.log != 0, x, y });
-    Ok(())
+    let (pieces, units) = pieces(context, sizes);
+    B::launch(kernels::Softmax { sizes, log: s.log != 0, x, y, pieces });
+    Ok(units)
 }
 
 /// [`Norm`](OpKind::Norm).
@@ -99,10 +137,11 @@ pub const fn norm<B: Backend>() -> Entry {
     Entry { kind: OpKind::Norm, rules: Rules::of::<Norm>(), eval: eval_norm::<B> }
 }
 
-fn eval_norm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_norm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (n, _) = op.record::<Norm>()?;
+    let (rows, each) = (n.rows as usize, group(n.len as usize));
     B::launch(kernels::Norm {
-        sizes: [n.rows as usize, n.len as usize],
+        sizes: [rows, n.len as usize],
         rms: n.rms != 0,
         per_row: n.per_row as usize,
         epsilon: n.epsilon,
@@ -110,8 +149,9 @@ fn eval_norm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
         scale: op.input(1).map(|t| context.src(t)),
         bias: op.input(2).map(|t| context.src(t)),
         y: context.dst(op.needed_output(0)?),
+        rows: context.pieces(rows, each),
     });
-    Ok(())
+    Ok(Units::any(rows.div_ceil(each)))
 }
 
 /// Whether `a` comes before `b`: larger (or smaller) first, NaN before all.
@@ -131,7 +171,7 @@ pub const fn arg_reduce() -> Entry {
     Entry { kind: OpKind::ArgReduce, rules: Rules::of::<ArgReduce>(), eval: eval_arg_reduce }
 }
 
-fn eval_arg_reduce(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_arg_reduce(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     match context.dtype(op.needed_input(0)?) {
         DType::I64 => arg::<i64>(context, op),
         DType::I32 => arg::<i32>(context, op),
@@ -139,24 +179,24 @@ fn eval_arg_reduce(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
     }
 }
 
-fn arg<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn arg<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (a, _) = op.record::<ArgReduce>()?;
-    let [outer, len, inner] = [a.outer, a.len, a.inner].map(|n| n as usize);
+    let sizes = [a.outer, a.len, a.inner].map(|n| n as usize);
+    let [_, len, inner] = sizes;
     let (x, y) = (context.src::<T>(op.needed_input(0)?), context.dst::<i64>(op.needed_output(0)?));
-    for o in 0..outer {
-        for i in 0..inner {
-            let at = |j: usize| x.at((o * len + j) * inner + i);
-            let (mut best, mut value) = (0, at(0));
-            for j in 1..len {
-                let v = at(j);
-                if before(v, value, a.min != 0) || a.last != 0 && !before(value, v, a.min != 0) {
-                    (best, value) = (j, v);
-                }
+    let lines = Lines::of(context, sizes);
+    for (o, i) in lines.each() {
+        let at = |j: usize| x.at((o * len + j) * inner + i);
+        let (mut best, mut value) = (0, at(0));
+        for j in 1..len {
+            let v = at(j);
+            if before(v, value, a.min != 0) || a.last != 0 && !before(value, v, a.min != 0) {
+                (best, value) = (j, v);
             }
-            y.set(o * inner + i, best as i64);
         }
+        y.set(o * inner + i, best as i64);
     }
-    Ok(())
+    Ok(lines.units())
 }
 
 /// [`TopK`](OpKind::TopK).
@@ -164,7 +204,7 @@ pub const fn top_k() -> Entry {
     Entry { kind: OpKind::TopK, rules: Rules::of::<TopK>(), eval: eval_top_k }
 }
 
-fn eval_top_k(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_top_k(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     match context.dtype(op.needed_input(0)?) {
         DType::I64 => top::<i64>(context, op),
         DType::I32 => top::<i32>(context, op),
@@ -173,39 +213,39 @@ fn eval_top_k(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
 }
 
 /// Keeps the best `k` so far in order, in scratch: an insertion for each element that is better than the last of them.
-fn top<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn top<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (t, _) = op.record::<TopK>()?;
-    let [outer, len, inner, k] = [t.outer, t.len, t.inner, t.k].map(|n| n as usize);
+    let (sizes, k) = ([t.outer, t.len, t.inner].map(|n| n as usize), t.k as usize);
+    let [_, len, inner] = sizes;
     let x = context.src::<T>(op.needed_input(0)?);
     let (values, indices) = (context.dst::<T>(op.needed_output(0)?), context.dst::<i64>(op.needed_output(1)?));
     let best = context.scratch::<u32>();
-    for o in 0..outer {
-        for i in 0..inner {
-            let at = |j: usize| x.at((o * len + j) * inner + i);
-            let mut kept = 0;
-            for j in 0..len {
-                let v = at(j);
-                let mut place = kept;
-                while place > 0 && before(v, at(best.src().at(place - 1) as usize), t.min != 0) {
-                    place -= 1;
-                }
-                if place == k {
-                    continue;
-                }
-                kept = (kept + 1).min(k);
-                for m in (place + 1..kept).rev() {
-                    best.set(m, best.src().at(m - 1));
-                }
-                best.set(place, j as u32);
+    let lines = Lines::of(context, sizes);
+    for (o, i) in lines.each() {
+        let at = |j: usize| x.at((o * len + j) * inner + i);
+        let mut kept = 0;
+        for j in 0..len {
+            let v = at(j);
+            let mut place = kept;
+            while place > 0 && before(v, at(best.src().at(place - 1) as usize), t.min != 0) {
+                place -= 1;
             }
-            for j in 0..k {
-                let from = best.src().at(j) as usize;
-                values.set((o * k + j) * inner + i, at(from));
-                indices.set((o * k + j) * inner + i, from as i64);
+            if place == k {
+                continue;
             }
+            kept = (kept + 1).min(k);
+            for m in (place + 1..kept).rev() {
+                best.set(m, best.src().at(m - 1));
+            }
+            best.set(place, j as u32);
+        }
+        for j in 0..k {
+            let from = best.src().at(j) as usize;
+            values.set((o * k + j) * inner + i, at(from));
+            indices.set((o * k + j) * inner + i, from as i64);
         }
     }
-    Ok(())
+    Ok(lines.units())
 }
 
 #[cfg(test)]

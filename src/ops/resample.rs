@@ -1,8 +1,10 @@
 //! Weighted and running sums along an axis.
 
-use super::{Context, Entry, Op};
+use super::reduce::Lines;
+use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
-use crate::kernels::{Backend, Dst, Src, resample as kernels};
+use crate::kernels::{Backend, resample as kernels};
+use crate::program::cut::group;
 use crate::program::{Cumulate, OpKind, Resample, Rules};
 use crate::tensor::{DType, Element};
 
@@ -11,7 +13,7 @@ pub const fn resample<B: Backend>() -> Entry {
     Entry { kind: OpKind::Resample, rules: Rules::of::<Resample>(), eval: eval_resample::<B> }
 }
 
-fn eval_resample<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_resample<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (r, _) = op.record::<Resample>()?;
     let sizes = [r.outer, r.len, r.out, r.inner].map(|n| n as usize);
     let (taps, places) = (r.taps as usize, context.src::<i32>(op.needed_input(1)?));
@@ -19,8 +21,10 @@ fn eval_resample<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
         return Err(Error::new(Kind::Value, "a resample reads outside of its axis"));
     }
     let (x, weights) = (context.src(op.needed_input(0)?), context.src(op.needed_input(2)?));
-    B::launch(kernels::Resample { sizes, taps, x, places, weights, y: context.dst(op.needed_output(0)?) });
-    Ok(())
+    let (count, each) = (sizes[0] * sizes[2], group(sizes[3] * taps));
+    let rows = context.pieces(count, each);
+    B::launch(kernels::Resample { sizes, taps, x, places, weights, y: context.dst(op.needed_output(0)?), rows });
+    Ok(Units::any(count.div_ceil(each)))
 }
 
 /// [`Cumulate`](OpKind::Cumulate).
@@ -28,40 +32,41 @@ pub const fn cumulate() -> Entry {
     Entry { kind: OpKind::Cumulate, rules: Rules::of::<Cumulate>(), eval: eval_cumulate }
 }
 
-fn eval_cumulate(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_cumulate(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (c, _) = op.record::<Cumulate>()?;
     let (x, y) = (op.needed_input(0)?, op.needed_output(0)?);
     let product = c.product != 0;
     let start = product as u8;
-    match context.dtype(x) {
+    Ok(match context.dtype(x) {
         DType::I64 => {
             let join = |a: i64, b| if product { a.wrapping_mul(b) } else { a.wrapping_add(b) };
-            running(c, context.src(x), context.dst(y), start.into(), join);
+            running(c, context, x, y, start.into(), join)
         }
         DType::I32 => {
             let join = |a: i32, b| if product { a.wrapping_mul(b) } else { a.wrapping_add(b) };
-            running(c, context.src(x), context.dst(y), start.into(), join);
+            running(c, context, x, y, start.into(), join)
         }
-        DType::F64 => running::<f64>(c, context.src(x), context.dst(y), start.into(), |a, b| if product { a * b } else { a + b }),
-        _ => running::<f32>(c, context.src(x), context.dst(y), start.into(), |a, b| if product { a * b } else { a + b }),
-    }
-    Ok(())
+        DType::F64 => running::<f64>(c, context, x, y, start.into(), |a, b| if product { a * b } else { a + b }),
+        _ => running::<f32>(c, context, x, y, start.into(), |a, b| if product { a * b } else { a + b }),
+    })
 }
 
-fn running<T: Element>(c: &Cumulate, x: Src<'_, T>, y: Dst<'_, T>, start: T, join: impl Fn(T, T) -> T) {
-    let [outer, len, inner] = [c.outer, c.len, c.inner].map(|n| n as usize);
-    for o in 0..outer {
-        for i in 0..inner {
-            let mut all = start;
-            for step in 0..len {
-                let j = if c.reverse != 0 { len - 1 - step } else { step };
-                let at = (o * len + j) * inner + i;
-                let before = all;
-                all = join(all, x.at(at));
-                y.set(at, if c.exclusive != 0 { before } else { all });
-            }
+fn running<T: Element>(c: &Cumulate, context: &Context<'_>, x: u32, y: u32, start: T, join: impl Fn(T, T) -> T) -> Units {
+    let (x, y) = (context.src::<T>(x), context.dst::<T>(y));
+    let sizes = [c.outer, c.len, c.inner].map(|n| n as usize);
+    let [_, len, inner] = sizes;
+    let lines = Lines::of(context, sizes);
+    for (o, i) in lines.each() {
+        let mut all = start;
+        for step in 0..len {
+            let j = if c.reverse != 0 { len - 1 - step } else { step };
+            let at = (o * len + j) * inner + i;
+            let before = all;
+            all = join(all, x.at(at));
+            y.set(at, if c.exclusive != 0 { before } else { all });
         }
     }
+    lines.units()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Reading pictures between their pixels.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
+use crate::program::cut::group;
 use crate::program::{GridSample, OpKind, RoiAlign, Rules};
 
 /// [`GridSample`](OpKind::GridSample).
@@ -77,42 +78,42 @@ fn cubic(t: f32) -> [f32; 4] {
     [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
 }
 
-fn eval_grid_sample(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_grid_sample(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (g, _) = op.record::<GridSample>()?;
     let (x, grid) = (context.src::<f32>(op.needed_input(0)?), context.src::<f32>(op.needed_input(1)?));
     let y = context.dst::<f32>(op.needed_output(0)?);
     let [batch, channels, points, axes] = [g.batch, g.channels, g.points, g.axes].map(|n| n as usize);
     let sizes = g.sizes.map(|n| n as usize);
     let plane = sizes[0] * sizes[1] * sizes[2];
-    for b in 0..batch {
-        for p in 0..points {
-            let one = Taps { places: [0; 4], weights: [1.0, 0.0, 0.0, 0.0], count: 1 };
-            let mut taps = [one; 3];
-            for (axis, taps) in taps.iter_mut().enumerate().take(axes) {
-                let coordinate = grid.at((b * points + p) * axes + axes - 1 - axis);
-                *taps = g.taps(coordinate, g.sizes[axis]);
-            }
-            let [first, second, third] = taps;
-            for c in 0..channels {
-                let from = x.from((b * channels + c) * plane);
-                let mut sum = 0.0;
-                for i in 0..first.count {
-                    for j in 0..second.count {
-                        for k in 0..third.count {
-                            let at = (first.places[i] * sizes[1] + second.places[j]) * sizes[2] + third.places[k];
-                            let weight = first.weights[i] * second.weights[j] * third.weights[k];
-                            // What has no weight does not count, be it infinite.
-                            if weight != 0.0 {
-                                sum += weight * from.at(at);
-                            }
+    let (count, each) = (batch * points, group(4 * channels));
+    for point in context.pieces(count, each) {
+        let (b, p) = (point / points, point % points);
+        let one = Taps { places: [0; 4], weights: [1.0, 0.0, 0.0, 0.0], count: 1 };
+        let mut taps = [one; 3];
+        for (axis, taps) in taps.iter_mut().enumerate().take(axes) {
+            let coordinate = grid.at((b * points + p) * axes + axes - 1 - axis);
+            *taps = g.taps(coordinate, g.sizes[axis]);
+        }
+        let [first, second, third] = taps;
+        for c in 0..channels {
+            let from = x.from((b * channels + c) * plane);
+            let mut sum = 0.0;
+            for i in 0..first.count {
+                for j in 0..second.count {
+                    for k in 0..third.count {
+                        let at = (first.places[i] * sizes[1] + second.places[j]) * sizes[2] + third.places[k];
+                        let weight = first.weights[i] * second.weights[j] * third.weights[k];
+                        // What has no weight does not count, be it infinite.
+                        if weight != 0.0 {
+                            sum += weight * from.at(at);
                         }
                     }
                 }
-                y.set((b * channels + c) * points + p, sum);
             }
+            y.set((b * channels + c) * points + p, sum);
         }
     }
-    Ok(())
+    Ok(Units::any(count.div_ceil(each)))
 }
 
 /// [`RoiAlign`](OpKind::RoiAlign).
@@ -132,14 +133,14 @@ fn sides(x: f32, n: usize) -> Option<[(usize, f32); 2]> {
     Some([(low, 1.0 - t), (high, t)])
 }
 
-fn eval_roi_align(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_roi_align(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (r, _) = op.record::<RoiAlign>()?;
     let (x, regions) = (context.src::<f32>(op.needed_input(0)?), context.src::<f32>(op.needed_input(1)?));
     let (pictures, y) = (context.src::<i64>(op.needed_input(2)?), context.dst::<f32>(op.needed_output(0)?));
     let [channels, h, w] = [r.channels, r.height, r.width].map(|n| n as usize);
     let [count, out_h, out_w] = [r.regions, r.out_h, r.out_w].map(|n| n as usize);
     let offset = if r.half_pixel != 0 { 0.5 } else { 0.0 };
-    for n in 0..count {
+    for n in context.units(count) {
         let picture = pictures.at(n);
         if picture < 0 || picture >= r.batch as i64 {
             return Err(Error::new(Kind::Value, "a region lies in a picture that does not exist"));
@@ -189,7 +190,7 @@ fn eval_roi_align(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(Units::any(count))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Streams.
 
-use super::{Context, Entry, Op};
+use super::{Context, Entry, Op, Units};
 use crate::error::Result;
 use crate::kernels::copy;
 use crate::program::{OpKind, Rules, Window};
@@ -10,15 +10,18 @@ pub const fn window() -> Entry {
     Entry { kind: OpKind::Window, rules: Rules::of::<Window>(), eval: eval_window }
 }
 
-fn eval_window(context: &Context<'_>, op: &Op<'_>) -> Result<()> {
+fn eval_window(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (w, _) = op.record::<Window>()?;
+    if context.units(1).is_empty() {
+        return Ok(Units::ONE);
+    }
     let (new, state) = (context.src_bytes(op.needed_input(0)?), context.src_bytes(op.needed_input(1)?));
     let out = context.dst_bytes(op.needed_output(0)?);
     let bytes = |rows: u32| rows as usize * w.row_bytes as usize;
     let kept = bytes(w.keep - w.new);
     copy::bytes(state.from(bytes(w.new)), out, kept);
     copy::bytes(new, out.from(kept), bytes(w.new));
-    Ok(())
+    Ok(Units::ONE)
 }
 
 #[cfg(test)]

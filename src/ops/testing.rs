@@ -1,10 +1,12 @@
-//! Runs one op in a test: its check, then its evaluator, in an arena where every tensor is followed by canaries.
+//! Runs one op in a test: its check, then its evaluator, in an arena where every tensor is followed by canaries; and then
+//! again, unit by unit and in other parts, which must give the same bits.
 
-use super::{Context, Entry, Externs, Op};
+use super::{Context, Entry, Externs, Op, Units};
 use crate::error::Result;
 use crate::image::layout::{Place, TensorRecord};
 use crate::program::{self, NONE, Operand, Operands, Record};
 use crate::tensor::{DType, Element, MAX_RANK};
+use core::ops::Range;
 
 /// An operand: its type and its bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,11 +118,17 @@ impl<'a, R: Record> Case<'a, R> {
         arena.resize(arena.len() + scratch_bytes.div_ceil(64) + 1, Line([CANARY; 64]));
         let before: Vec<u8> = arena.iter().flat_map(|l| l.0).collect();
         let op = Op { kind: entry.kind, index: 0, inputs: &inputs, outputs: &outputs, attributes };
-        let base = arena.as_mut_ptr().cast::<u8>();
-        // SAFETY: the records lie inside of the arena, each with a line behind; scratch has a part of its own.
-        let context = unsafe { Context::new(&records, base, base, base.add(scratch), scratch_bytes, &[], externs) };
-        (entry.eval)(&context, &op)?;
+        let evaluate = |arena: &mut [Line], range: Range<usize>, resumes: bool| {
+            let base = arena.as_mut_ptr().cast::<u8>();
+            // SAFETY: the records lie inside of the arena, each with a line behind; scratch has a part of its own.
+            let context =
+                unsafe { Context::new(&records, base, base, base.add(scratch), scratch_bytes, &[], externs, range, resumes) };
+            (entry.eval)(&context, &op)
+        };
+        let fresh = arena.clone();
+        let units = evaluate(&mut arena, 0..usize::MAX, false)?;
         let after: Vec<u8> = arena.iter().flat_map(|l| l.0).collect();
+        self.run_in_parts(&fresh, &after, scratch, units, evaluate);
         let written = |i: usize| {
             let output = |&t: &u32| {
                 let r = &records[t as usize];
@@ -137,6 +145,49 @@ impl<'a, R: Record> Case<'a, R> {
             Tensor { dtype: r.dtype(), bytes }
         };
         Ok(outputs.iter().filter(|&&t| t != NONE).map(take).collect())
+    }
+
+    /// Runs the units in parts of several sizes, in order and, where that is allowed, from the last to the first with other
+    /// scratch memory for each part.
+    fn run_in_parts(
+        &self,
+        before: &[Line],
+        after: &[u8],
+        scratch: usize,
+        units: Units,
+        evaluate: impl Fn(&mut [Line], Range<usize>, bool) -> Result<Units>,
+    ) {
+        let mut random = Random::new(units.count as u64 + 5);
+        for budget in [1, 2, 3, 7, 64, 0] {
+            if budget > 1 && budget >= units.count {
+                continue;
+            }
+            let mut parts = Vec::new();
+            let mut start = 0;
+            while start < units.count {
+                let end = start + if budget == 0 { 1 + random.below(9) } else { budget };
+                parts.push(start..end);
+                start = end;
+            }
+            for backwards in [false, true] {
+                if backwards && units.in_turn {
+                    continue;
+                }
+                let mut arena = before.to_vec();
+                if backwards {
+                    parts.reverse();
+                }
+                for part in &parts {
+                    if backwards {
+                        arena[scratch / 64..].fill(Line([CANARY; 64]));
+                    }
+                    let said = evaluate(&mut arena, part.clone(), !backwards && part.start > 0);
+                    assert_eq!(said, Ok(units), "{part:?} alone");
+                }
+                let got = arena.iter().flat_map(|l| l.0).take(scratch);
+                assert!(got.eq(after[..scratch].iter().copied()), "{units:?} by {budget}, backwards: {backwards}");
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention in one op.
 
-use super::{Operands, Record, bad, packed_len, reach};
+use super::{Operands, Record, Tile, bad, packed_len, reach};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -88,5 +88,10 @@ impl Record for Attention {
     fn macs(&self) -> u64 {
         let heads = self.batch as u64 * self.heads as u64;
         heads.saturating_mul(self.rows as u64 * self.columns as u64).saturating_mul(self.depth as u64 + self.width as u64)
+    }
+    /// A block of rows of one head.
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        let rows = self.rows.min(BLOCK) as u64;
+        (rows * self.columns as u64).saturating_mul(self.depth as u64 + self.width as u64)
     }
 }

@@ -1,6 +1,6 @@
 //! Convolution and pooling over channels-last maps.
 
-use super::{Epilogue, Operands, Record, bad, packed_len, reach};
+use super::{Cut, Epilogue, Operands, Record, Tile, bad, packed_len, reach};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -114,6 +114,12 @@ impl Conv {
         (self.out_h as u64 * self.out_w as u64).saturating_mul(self.batch as u64)
     }
 
+    /// The units of one group's product, with kernels of such tiles.
+    pub const fn cut(&self, tile: Tile) -> Cut {
+        let groups = if self.groups == 0 { 1 } else { self.groups };
+        Cut::of(self.pixels() as usize, (self.out_c / groups) as usize, self.depth() as usize, tile)
+    }
+
     /// Elements of the packed weights of all groups.
     pub const fn weights(&self) -> u64 {
         self.groups as u64 * packed_len(self.depth(), (self.out_c / self.groups) as u64)
@@ -152,6 +158,11 @@ impl Record for Conv {
     fn macs(&self) -> u64 {
         self.pixels().saturating_mul(self.out_c as u64).saturating_mul(self.depth())
     }
+
+    fn unit_work(&self, tile: Tile) -> u64 {
+        let (rows, columns) = self.cut(tile).largest();
+        (rows as u64 * columns as u64).saturating_mul(self.depth())
+    }
 }
 
 /// The record of a depthwise convolution: a [`Conv`] under other rules (`in_c = out_c = groups`).
@@ -175,6 +186,11 @@ impl Record for Depthwise {
         let c = &self.0;
         let taps = (c.kernel_h as u64).saturating_mul(c.kernel_w as u64);
         c.pixels().saturating_mul(c.out_c as u64).saturating_mul(taps)
+    }
+
+    /// A row of the output.
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        self.macs() / (self.0.batch as u64 * self.0.out_h as u64).max(1)
     }
 }
 
@@ -251,5 +267,10 @@ impl Record for Pool {
         let x = operands.input(0)?;
         let inputs = [Some(x), Some(x)];
         conv.check_geometry(&Operands { inputs: &inputs, outputs: operands.outputs }, 0)
+    }
+    /// A row of the output: what its windows read.
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        let sizes = [self.out_w, self.kernel_h, self.kernel_w, self.channels];
+        sizes.iter().fold(1, |n: u64, &d| n.saturating_mul(d as u64))
     }
 }

@@ -1,6 +1,7 @@
 //! Ops that move data and compute nothing, and the op that the host resolves.
 
-use super::{Operands, Record, bad};
+use super::cut::ELEMENTS;
+use super::{Operands, Record, Tile, bad};
 use crate::error::Result;
 use crate::tensor::{DType, MAX_RANK};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -86,6 +87,14 @@ impl Record for Copy {
         self.check_side(self.from_offset, &self.from, operands.input(0)?.bytes)?;
         self.check_side(self.to_offset, &self.to, to.bytes)
     }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        let all = self.dims.iter().take(self.rank as usize).fold(1, |n: u64, &d| n.saturating_mul(d as u64));
+        // Rows of the outermost axis, sixteen at least for a transpose, or all that is filled.
+        let outer = self.dims.iter().take(self.rank as usize).find(|&&d| d > 1).map_or(1, |&d| d as u64);
+        let rows = (all / outer.max(1)).saturating_mul(16).max(16 * ELEMENTS as u64);
+        rows.min(all).max(if self.fill == 1 { self.fill_elements as u64 } else { 0 })
+    }
 }
 
 /// `out[o][i] = table[o][index[i]]`, rows of `row_bytes` bytes. A negative index counts from the end; an index out of
@@ -117,6 +126,10 @@ impl Record for Gather {
             (Some(table), Some(out)) if table <= operands.input(0)?.bytes && out <= operands.output(0)?.bytes => Ok(()),
             _ => bad("a gather reaches past the end of an operand"),
         }
+    }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        (self.outer as u64 * self.row_bytes as u64 / 4).max(ELEMENTS as u64)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The matrix product and the epilogue that it shares with convolution.
 
-use super::{Operands, Record, Unary, bad, reach};
+use super::{Cut, Operands, Record, Tile, Unary, bad, reach};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -113,6 +113,26 @@ impl Gemm {
         }
     }
 
+    /// Rows of each product, and the batch that is left: inner batch axes that only continue the rows become rows.
+    pub fn merged(&self) -> (usize, [usize; 3]) {
+        let (mut m, mut batch) = (self.m as usize, self.batch.map(|b| b as usize));
+        for axis in (0..3).rev() {
+            let continues = |batch: u32, row: u32| batch as u64 == m as u64 * row as u64;
+            if batch[axis] > 1 {
+                if self.a_col != 1
+                    || self.b_batch[axis] != 0
+                    || !continues(self.a_batch[axis], self.a_row)
+                    || !continues(self.c_batch[axis], self.c_row)
+                {
+                    break;
+                }
+                m *= batch[axis];
+                batch[axis] = 1;
+            }
+        }
+        (m, batch)
+    }
+
     fn axes(&self, strides: [u32; 3], inner: [(u32, u32); 2]) -> [(u32, u32); 5] {
         let b = self.batch;
         [(b[0], strides[0]), (b[1], strides[1]), (b[2], strides[2]), inner[0], inner[1]]
@@ -157,5 +177,9 @@ impl Record for Gemm {
 
     fn macs(&self) -> u64 {
         self.batch.iter().fold(self.m as u64 * self.n as u64, |p, &b| p.saturating_mul(b as u64)).saturating_mul(self.k as u64)
+    }
+    fn unit_work(&self, tile: Tile) -> u64 {
+        let (rows, columns) = Cut::of(self.merged().0, self.n as usize, self.k as usize, tile).largest();
+        (rows as u64 * columns as u64).saturating_mul(self.k as u64)
     }
 }

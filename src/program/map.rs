@@ -1,6 +1,7 @@
 //! Element-wise computation: one op evaluates a small program of unary and binary functions over tiles, with broadcast.
 
-use super::{Operands, Record, bad};
+use super::cut::ELEMENTS;
+use super::{Operands, Record, Tile, bad};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -380,5 +381,9 @@ impl Record for Map {
     /// One tile per register; integers and `f64` are computed one at a time.
     fn scratch(&self, _tail: &[u8]) -> u64 {
         if self.domain == Domain::F32 as u32 { 4 * self.registers as u64 * TILE as u64 } else { 0 }
+    }
+    /// Elements of a tile, or of a few rows of less than sixteen times as many.
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        self.elements().min(16 * ELEMENTS as u64)
     }
 }

@@ -17,6 +17,7 @@
 
 pub mod attention;
 pub mod conv;
+pub mod cut;
 pub mod data;
 pub mod gemm;
 pub mod index;
@@ -29,6 +30,7 @@ pub mod stream;
 
 pub use attention::Attention;
 pub use conv::{Conv, Pool, PoolKind};
+pub use cut::{Cut, Tile};
 pub use data::{Copy, Extern, Gather};
 pub use gemm::{Epilogue, Gemm, PANEL, packed_len};
 pub use index::{Index, Join};
@@ -242,6 +244,12 @@ pub trait Record: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLay
     fn macs(&self) -> u64 {
         0
     }
+
+    /// The work of its largest [unit](cut) with kernels of such tiles: multiply-accumulates, or, where [`macs`](Record::macs)
+    /// is 0, elements that are written (0 where the record does not say: ops that are rare, small and one unit).
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        self.macs()
+    }
 }
 
 /// Calls `$run::<R>` with the record type of a kind: the one place that knows which kind has which record.
@@ -332,6 +340,17 @@ pub fn macs(kind: OpKind, attributes: &[u8]) -> Result<u64> {
         Ok(split::<R>(attributes)?.0.macs())
     }
     dispatch!(kind, run, (attributes))
+}
+
+/// The work of the largest unit of an op of any kind: see [`Record::unit_work`].
+///
+/// # Errors
+/// [`Kind::BadImage`] when the attributes are too short.
+pub fn unit_work(kind: OpKind, attributes: &[u8], tile: Tile) -> Result<u64> {
+    fn run<R: Record>(attributes: &[u8], tile: Tile) -> Result<u64> {
+        Ok(split::<R>(attributes)?.0.unit_work(tile))
+    }
+    dispatch!(kind, run, (attributes, tile))
 }
 
 /// An op's record and the tail behind it.

@@ -1,7 +1,7 @@
 //! Recurrent cells: the part that depends on the previous step. The product with the input, over all steps at once, is a
 //! [`Gemm`](super::Gemm) before it.
 
-use super::{Operands, Record, bad, reach};
+use super::{Operands, Record, Tile, bad, reach};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -107,6 +107,11 @@ impl Record for Lstm {
     fn macs(&self) -> u64 {
         self.at.macs(4)
     }
+
+    /// A step of a row.
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        4 * self.at.hidden as u64 * self.at.hidden as u64
+    }
 }
 
 /// The steps of one direction of a GRU; gates z, r, h, laid out as in [`Lstm`], with three panels to a block.
@@ -139,5 +144,10 @@ impl Record for Gru {
 
     fn macs(&self) -> u64 {
         self.at.macs(3)
+    }
+
+    /// A step of a row.
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        3 * self.at.hidden as u64 * self.at.hidden as u64
     }
 }

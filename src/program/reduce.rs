@@ -1,6 +1,7 @@
 //! Ops along an axis: sums, softmax, norms, the largest and where it is.
 
-use super::{Operand, Operands, Record, bad};
+use super::cut::along;
+use super::{Operand, Operands, Record, Tile, bad};
 use crate::error::{Error, Kind, Result};
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -72,6 +73,10 @@ impl Record for Reduce {
         x.holds(x.dtype, product(&[self.outer, self.len, self.inner])?)?;
         y.holds(x.dtype, product(&[self.outer, self.inner])?)
     }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        along(self.outer, self.len, self.inner)
+    }
 }
 
 /// Softmax (or its logarithm) along the middle axis of `[outer][len][inner]`. Input, output (may be in place).
@@ -93,6 +98,10 @@ impl Record for Softmax {
         let n = product(&[self.outer, self.len, self.inner])?;
         operands.input(0)?.holds(DType::F32, n)?;
         operands.output(0)?.holds(DType::F32, n)
+    }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        along(self.outer, self.len, self.inner)
     }
 }
 
@@ -130,6 +139,10 @@ impl Record for Norm {
         }
         Ok(())
     }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        along(self.rows, self.len, 1)
+    }
 }
 
 /// The first operand, if its elements are of a type that is compared.
@@ -163,6 +176,10 @@ impl Record for ArgReduce {
         let x = comparable(operands)?;
         x.holds(x.dtype, product(&[self.outer, self.len, self.inner])?)?;
         operands.output(0)?.holds(DType::I64, product(&[self.outer, self.inner])?)
+    }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        along(self.outer, self.len, self.inner)
     }
 }
 
@@ -199,5 +216,9 @@ impl Record for TopK {
     /// One index per element of the axis.
     fn scratch(&self, _tail: &[u8]) -> u64 {
         (4 * self.len as u64).next_multiple_of(64)
+    }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        along(self.outer, self.len, self.inner)
     }
 }

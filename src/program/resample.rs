@@ -1,6 +1,7 @@
 //! Weighted sums along one axis, and running ones.
 
-use super::{Operands, Record, bad};
+use super::cut::{ELEMENTS, along};
+use super::{Operands, Record, Tile, bad};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -41,6 +42,10 @@ impl Record for Resample {
         let sizes = [self.outer, self.out, self.inner, self.taps];
         sizes.iter().fold(1, |n: u64, &d| n.saturating_mul(d as u64))
     }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        (self.inner as u64 * self.taps as u64).max(ELEMENTS as u64).min(self.macs())
+    }
 }
 
 /// Sums (or products) of all elements up to this one along the middle axis of `[outer][len][inner]`.
@@ -72,6 +77,10 @@ impl Record for Cumulate {
         let n = volume(&[self.outer, self.len, self.inner])?;
         x.holds(x.dtype, n)?;
         y.holds(x.dtype, n)
+    }
+
+    fn unit_work(&self, _tile: Tile) -> u64 {
+        along(self.outer, self.len, self.inner)
     }
 }
 

@@ -163,6 +163,7 @@ static void calls(const kiln_image *image) {
     memory arena, before;
     float *x, answer[10];
     const float *y;
+    int32_t done;
     int i, round;
     kiln_image_program(image, 0, &needs);
     arena = memory_new(needs.arena_bytes, needs.arena_alignment);
@@ -180,6 +181,8 @@ static void calls(const kiln_image *image) {
         CHECK(kiln_session_input(bad[i], 0, KILN_F32, 784) == NULL);
         CHECK(kiln_session_output(bad[i], 0, KILN_F32, 10) == NULL);
         CHECK(kiln_session_run(bad[i]) == want[i]);
+        done = 7;
+        CHECK(kiln_session_run_slice(bad[i], 1, &done) == want[i] && done == 7);
         CHECK(kiln_session_reset(bad[i]) == want[i]);
         CHECK(kiln_session_self_test(bad[i]) == want[i]);
         CHECK(kiln_session_error(bad[i], &error) == want[i] && UNTOUCHED(error));
@@ -221,6 +224,44 @@ static void calls(const kiln_image *image) {
     CHECK(kiln_session_run(&session) == KILN_INPUT_MISSING);
     free(arena.base);
     free(before.base);
+}
+
+/* However a run is cut, the same bits come out, and outputs are there when it is done. */
+static void slices(const kiln_image *image) {
+    static const uint32_t budgets[] = {UINT32_MAX, 1, 0, 2, 3, 7, 64};
+    static kiln_session session;
+    kiln_program needs;
+    memory arena;
+    float *x, answer[10];
+    const float *y;
+    int32_t done;
+    int i, calls;
+    size_t k;
+    kiln_image_program(image, 0, &needs);
+    arena = memory_new(needs.arena_bytes, needs.arena_alignment);
+    CHECK(kiln_session_init(&session, image, 0, &ops, arena.at, arena.length, NULL) == KILN_OK);
+    done = 7;
+    CHECK(kiln_session_run_slice(&session, 1, &done) == KILN_INPUT_MISSING && done == 7);
+    for (k = 0; k < sizeof budgets / sizeof *budgets; k++) {
+        x = (float *)kiln_session_input(&session, 0, KILN_F32, 784);
+        CHECK(x != NULL);
+        for (i = 0; i < 784; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
+        CHECK(kiln_session_run_slice(&session, 1, NULL) == KILN_NULL);
+        CHECK(kiln_session_run_slice(&session, 1, (int32_t *)((char *)&done + 1)) == KILN_MISALIGNED);
+        for (calls = 1, done = 7;; calls++) {
+            CHECK(kiln_session_run_slice(&session, budgets[k], &done) == KILN_OK);
+            if (done != 0) break;
+            CHECK(kiln_session_output(&session, 0, KILN_F32, 10) == NULL && last(&session).status == KILN_INPUT_MISSING);
+        }
+        CHECK(done == 1 && (k == 0 ? calls == 1 : budgets[k] > 3 || calls > 5));
+        y = (const float *)kiln_session_output(&session, 0, KILN_F32, 10);
+        CHECK(y != NULL);
+        if (k == 0) memcpy(answer, y, sizeof answer);
+        CHECK(memcmp(answer, y, sizeof answer) == 0);
+        done = 7;
+        CHECK(kiln_session_run_slice(&session, 1, &done) == KILN_INPUT_MISSING && done == 7);
+    }
+    free(arena.base);
 }
 
 /* An index past the vocabulary is found while running; the session goes on with good inputs. */
@@ -295,6 +336,7 @@ int main(int arguments, char **argument) {
     questions(&image);
     sessions(&image);
     calls(&image);
+    slices(&image);
     values(argument[2]);
     self_test(argument[3], &image);
     texts();

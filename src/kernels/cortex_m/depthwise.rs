@@ -62,7 +62,7 @@ pub fn run(run: &Run<'_, '_>) {
         && g.out_w >= THREE
         // The last three outputs of a row overlap others: a residual in place would be added twice.
         && run.target.epilogue.residual.is_none();
-    for line in 0..g.batch as usize * g.out_h as usize {
+    for line in run.lines.clone() {
         let (picture, oy) = (line / g.out_h as usize, line % g.out_h as usize);
         let y = oy as i32 * g.stride_h as i32 - g.pad_top as i32;
         let (ky, rows) = inside(y, g.kernel_h, g.dilation_h, g.in_h);

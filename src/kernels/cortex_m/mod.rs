@@ -18,7 +18,7 @@ mod tile;
 use super::epilogue::Target;
 use super::portable::Lanes;
 use super::{Backend, Isa, Kernel, depthwise::Run, tile::RowBlock};
-use crate::program::Unary;
+use crate::program::{Tile, Unary};
 
 /// Cortex-M with a single-precision FPU.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub struct CortexMF;
 
 impl Backend for CortexMF {
     const ISA: Isa = Isa::CortexMF;
-    const ROWS: usize = 2;
+    const TILE: Tile = Tile::CORTEX_M;
     type F = Lanes<1>;
     fn launch<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Lanes<1>>()

@@ -1,10 +1,11 @@
 //! Convolution, depthwise convolution, pooling.
 
-use super::{Buffer, Random, apply, assert_close, check, epilogue};
+use super::{Buffer, Random, apply, assert_close, assert_parts, check, epilogue};
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::{Backend, conv, depthwise, pool};
+use crate::kernels::{Backend, Dst, conv, depthwise, pool};
 use crate::program::conv::Depthwise;
 use crate::program::{Conv, Pool, PoolKind, Record, packed_len};
+use core::ops::Range;
 
 pub(super) fn length(batch: u32, h: u32, w: u32, c: u32, pitch: u32) -> usize {
     let pixels = batch as usize * h as usize * w as usize;
@@ -31,25 +32,26 @@ fn run<B: Backend>(g: &Conv, by_channel: bool, random: &mut Random) {
     let residual = Buffer::random(y_len, random);
     let mut y = Buffer::canary(y_len);
     let inputs = [x_len, w_len, g.out_c as usize, y_len];
-    let mut scratch = Buffer::canary(if by_channel { 0 } else { g.scratch(&[]) as usize / 4 });
+    let before = y.clone();
+    let scratch_len = if by_channel { 0 } else { g.scratch(&[]) as usize / 4 };
+    let mut scratch = Buffer::canary(scratch_len);
     if by_channel {
         check(&Depthwise(*g), &inputs, y_len)
     } else {
         check(g, &inputs, y_len)
     }
-    {
-        let e = Epilogue::of(
-            &g.epilogue,
-            1.0,
-            (g.epilogue.bias == 1).then(|| bias.src()),
-            (g.epilogue.residual > 0).then(|| residual.src()),
-        );
-        if by_channel {
-            depthwise::depthwise::<B>(g, x.src(), w.src(), y.dst(), e);
-        } else {
-            conv::conv::<B>(g, x.src(), w.src(), y.dst(), e, scratch.dst());
-        }
-    }
+    let e = Epilogue::of(
+        &g.epilogue,
+        1.0,
+        (g.epilogue.bias == 1).then(|| bias.src()),
+        (g.epilogue.residual > 0).then(|| residual.src()),
+    );
+    let run = |y: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, _: bool| match by_channel {
+        true => depthwise::depthwise::<B>(g, x.src(), w.src(), y, e, units),
+        false => conv::conv::<B>(g, x.src(), w.src(), y, e, scratch, units),
+    };
+    let count = run(y.dst(), scratch.dst(), 0..usize::MAX, false);
+    assert_parts(count, &before, &y, scratch_len, random, run);
     y.assert_canary();
     scratch.assert_canary();
     for pixel in 0..g.batch * g.out_h * g.out_w {
@@ -208,8 +210,10 @@ fn pooling<B: Backend>() {
         check(&g, &[x_len], y_len);
         let x = Buffer::random(x_len, &mut random);
         let mut y = Buffer::canary(y_len);
-        pool::pool::<B>(&g, x.src(), y.dst());
+        let before = y.clone();
+        let count = pool::pool::<B>(&g, x.src(), y.dst(), 0..usize::MAX);
         y.assert_canary();
+        assert_parts(count, &before, &y, 0, &mut random, |y, _, units, _| pool::pool::<B>(&g, x.src(), y, units));
         for pixel in 0..g.batch * g.out_h * g.out_w {
             let (b, oy, ox) = (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
             for channel in 0..channels as usize {

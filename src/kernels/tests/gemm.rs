@@ -1,9 +1,10 @@
 //! Matrix products.
 
-use super::{Buffer, Random, apply, assert_close, check, epilogue};
-use crate::kernels::Backend;
+use super::{Buffer, Random, apply, assert_close, assert_parts, check, epilogue};
 use crate::kernels::epilogue::Epilogue;
+use crate::kernels::{Backend, Dst};
 use crate::program::{self, Gemm, Record, packed_len};
+use core::ops::Range;
 
 /// Runs one record on random operands and compares every element.
 fn run<B: Backend>(g: &Gemm, random: &mut Random, in_place: bool) {
@@ -35,10 +36,10 @@ fn run<B: Backend>(g: &Gemm, random: &mut Random, in_place: bool) {
     if in_place {
         c.data[..c_len].copy_from_slice(residual.values());
     }
+    let before = c.clone();
     let mut scratch = Buffer::canary(g.scratch(&[]) as usize / 4);
     check(g, &[a_len, b_len, n, c_len], c_len);
-    {
-        let (c, scratch) = (c.dst(), scratch.dst());
+    let run = |c: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, resumes: bool| {
         let residual = if in_place { c.src() } else { residual.src() };
         let e = Epilogue::of(
             &g.epilogue,
@@ -46,8 +47,10 @@ fn run<B: Backend>(g: &Gemm, random: &mut Random, in_place: bool) {
             (g.epilogue.bias == 1).then(|| bias.src()),
             (g.epilogue.residual > 0).then_some(residual),
         );
-        crate::ops::gemm::gemm::<B>(g, a.src(), b.src(), c, e, scratch);
-    }
+        crate::ops::gemm::gemm::<B>(g, a.src(), b.src(), c, e, scratch, units, resumes)
+    };
+    let count = run(c.dst(), scratch.dst(), 0..usize::MAX, false);
+    assert_parts(count, &before, &c, g.scratch(&[]) as usize / 4, random, run);
     c.assert_canary();
     scratch.assert_canary();
     let mut written = vec![false; c_len];

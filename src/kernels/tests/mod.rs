@@ -8,6 +8,7 @@ mod winograd;
 use super::{Dst, Src};
 use crate::program::{Epilogue, Operand, Operands, Record, Unary};
 use crate::tensor::DType;
+use core::ops::Range;
 
 /// Makes a test of each of these functions that are generic over a backend.
 macro_rules! on_all_backends {
@@ -52,6 +53,7 @@ const CANARY: f32 = 12_345.5;
 const SLACK: usize = crate::program::SLACK / 4;
 
 /// Elements with slack behind them: NaN behind what is read, a canary behind what is written.
+#[derive(Clone)]
 pub struct Buffer {
     data: Vec<f32>,
     len: usize,
@@ -78,6 +80,37 @@ impl Buffer {
     /// Asserts that nothing was written behind the end.
     pub fn assert_canary(&self) {
         assert!(self.data[self.len..].iter().all(|x| *x == CANARY), "written past the end");
+    }
+}
+
+/// Runs a kernel's `count` units in parts: forwards, each part with the scratch memory of the one before, and backwards, each
+/// with memory of its own. `y` starts out as `before` and must end with the bits of `after`, which all units at once gave.
+pub fn assert_parts(
+    count: usize,
+    before: &Buffer,
+    after: &Buffer,
+    scratch: usize,
+    random: &mut Random,
+    mut run: impl FnMut(Dst<'_, f32>, Dst<'_, f32>, Range<usize>, bool) -> usize,
+) {
+    let most = random.pick(&[1, 2, 9, 40]);
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    while let Some(start) = parts.last().map_or(Some(0), |p| Some(p.end)).filter(|&end| end < count) {
+        parts.push(start..start + 1 + random.below(most) as usize);
+    }
+    for backwards in [false, true] {
+        let mut y = before.clone();
+        let mut memory = Buffer::canary(scratch);
+        for i in 0..parts.len() {
+            let part = parts[if backwards { parts.len() - 1 - i } else { i }].clone();
+            if backwards {
+                memory = Buffer::canary(scratch);
+            }
+            let resumes = !backwards && part.start > 0;
+            assert_eq!(run(y.dst(), memory.dst(), part, resumes), count);
+        }
+        let same = y.data.iter().zip(&after.data).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{count} units in parts of up to {most}, backwards: {backwards}");
     }
 }
 

@@ -1,12 +1,13 @@
 //! Winograd convolution.
 
 use super::conv::{geometry, length};
-use super::{Buffer, Random};
+use super::{Buffer, Random, assert_parts};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::winograd::{self, Scheme};
-use crate::kernels::{Backend, Src, conv};
+use crate::kernels::{Backend, Dst, Src, conv};
 use crate::plan::{derive, pack};
 use crate::program::{OpKind, Record};
+use core::ops::Range;
 use zerocopy::IntoBytes;
 
 /// Winograd's weights are derived from the plain ones, and the results compared with those of the plain kernel.
@@ -40,8 +41,13 @@ fn convolutions<B: Backend>() {
         let mut few = Buffer::canary(g.scratch(&[]) as usize / 4);
         let mut scratch = Buffer::canary(scheme.scratch(&g));
         assert!(derive::host_scratch(OpKind::Conv, g.as_bytes()) >= 4 * scheme.scratch(&g) as u64);
-        conv::conv::<B>(&g, x.src(), Src::from_slice(&plain), want.dst(), e, few.dst());
-        winograd::conv::<B>(&g, scheme, x.src(), Src::from_slice(&derived), got.dst(), e, scratch.dst());
+        conv::conv::<B>(&g, x.src(), Src::from_slice(&plain), want.dst(), e, few.dst(), 0..usize::MAX);
+        let before = got.clone();
+        let run = |y: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, _: bool| {
+            winograd::conv::<B>(&g, scheme, x.src(), Src::from_slice(&derived), y, e, scratch, units)
+        };
+        let count = run(got.dst(), scratch.dst(), 0..usize::MAX, false);
+        assert_parts(count, &before, &got, scheme.scratch(&g), &mut random, run);
         got.assert_canary();
         scratch.assert_canary();
         // Sums before the activation are about the root of the depth.

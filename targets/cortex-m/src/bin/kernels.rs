@@ -129,11 +129,11 @@ fn convolution(o: &mut Operands, random: &mut Random, by_channel: bool) -> Optio
     let e = of(&g.epilogue, 1.0, bias, residual);
     let (x, w) = (Src::from_slice(x), Src::from_slice(w));
     if by_channel {
-        depthwise::depthwise::<Base>(&g, x, w, Dst::from_slice(got), e);
-        depthwise::depthwise::<Scalar>(&g, x, w, Dst::from_slice(want), e);
+        depthwise::depthwise::<Base>(&g, x, w, Dst::from_slice(got), e, 0..usize::MAX);
+        depthwise::depthwise::<Scalar>(&g, x, w, Dst::from_slice(want), e, 0..usize::MAX);
     } else {
-        conv::conv::<Base>(&g, x, w, Dst::from_slice(got), e, Dst::from_slice(scratch));
-        conv::conv::<Scalar>(&g, x, w, Dst::from_slice(want), e, Dst::from_slice(scratch));
+        conv::conv::<Base>(&g, x, w, Dst::from_slice(got), e, Dst::from_slice(scratch), 0..usize::MAX);
+        conv::conv::<Scalar>(&g, x, w, Dst::from_slice(want), e, Dst::from_slice(scratch), 0..usize::MAX);
     }
     Some(o.same(g.depth() as usize))
 }
