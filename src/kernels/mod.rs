@@ -32,6 +32,8 @@ pub mod probe;
 pub mod recurrent;
 pub mod reduce;
 pub mod resample;
+#[cfg(feature = "alloc")]
+pub mod shallow;
 pub mod simd;
 pub mod span;
 #[cfg(test)]

@@ -56,6 +56,8 @@ pub struct RowBlock<'t, 'e> {
     pub(super) end: usize,
     pub(super) target: &'t Target<'e>,
     fetch: Fetch,
+    /// Where each step of the depth is, in elements from a row's pointer; null: one behind the other.
+    offsets: *const usize,
 }
 
 /// What is fetched into the second-level cache while a tile is worked on.
@@ -105,7 +107,18 @@ impl<'t, 'e> RowBlock<'t, 'e> {
         target: &'t Target<'e>,
         fetch: Fetch,
     ) -> Self {
-        RowBlock { rows, table, segments, depth, b, first, end, target, fetch }
+        RowBlock { rows, table, segments, depth, b, first, end, target, fetch, offsets: core::ptr::null() }
+    }
+
+    /// The same with the depth's elements not side by side, but at these offsets from each row's pointer; there is one segment.
+    ///
+    /// # Safety
+    /// There are as many offsets as the depth has steps, and they lead to valid elements of all rows.
+    #[cfg(feature = "alloc")]
+    #[inline(always)]
+    pub(super) unsafe fn at_offsets(self, offsets: *const usize) -> Self {
+        debug_assert!(self.segments == 1);
+        RowBlock { offsets, ..self }
     }
 }
 
@@ -239,7 +252,12 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
             for (r, a) in a.iter_mut().enumerate() {
                 *a = block.table.add(segment * R + r).read();
             }
-            if block.fetch != Fetch::Nothing {
+            if !block.offsets.is_null() {
+                for i in 0..block.depth {
+                    depth_step(&mut acc[0], a, block.offsets.add(i).read(), b, panel);
+                    b = b.wrapping_add(step);
+                }
+            } else if block.fetch != Fetch::Nothing {
                 let mut left = block.depth;
                 while left > 0 {
                     let n = left.min(BURST);

@@ -3,9 +3,9 @@
 use super::gemm::epilogue_of;
 use super::{Context, Entry, Op, Units};
 use crate::error::Result;
-#[cfg(feature = "alloc")]
-use crate::kernels::winograd;
 use crate::kernels::{Backend, conv, depthwise};
+#[cfg(feature = "alloc")]
+use crate::kernels::{shallow, winograd};
 use crate::program::conv::Depthwise;
 use crate::program::{Conv, OpKind, Rules};
 
@@ -27,6 +27,10 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     {
         let count = winograd::conv::<B>(record, scheme, x, derived, y, epilogue, context.scratch(), context.range());
         return Ok(Units::any(count));
+    }
+    #[cfg(feature = "alloc")]
+    if shallow::suits(record) && context.scratch::<f32>().len() >= shallow::scratch(record) {
+        return Ok(Units::any(shallow::conv::<B>(record, x, w, y, epilogue, context.scratch(), context.range())));
     }
     Ok(Units::any(conv::conv::<B>(record, x, w, y, epilogue, context.scratch(), context.range())))
 }

@@ -8,13 +8,14 @@
 use crate::exec::owned::Derived;
 use crate::image::Program;
 use crate::image::layout::Place;
+use crate::kernels::shallow;
 use crate::kernels::winograd::Scheme;
 use crate::program::{self, Conv, OpKind, PANEL, packed_len};
 use alloc::vec::Vec;
 use zerocopy::FromBytes;
 
 /// The derived weights of a program's ops, one entry per op, and the bytes of scratch memory that a session needs to use
-/// them; nothing and 0 where no op has any.
+/// them, and others' faster ways; nothing and 0 where there are none.
 pub fn program(program: Program<'_>) -> (Vec<Derived>, usize) {
     let all = program.weights();
     let operand = |tensor: u32| {
@@ -28,10 +29,10 @@ pub fn program(program: Program<'_>) -> (Vec<Derived>, usize) {
         derived.push(packed.and_then(|packed| weights(op.kind, op.attributes, packed)).map(Vec::into_boxed_slice));
         scratch = scratch.max(host_scratch(op.kind, op.attributes));
     }
-    match derived.iter().any(Option::is_some) {
-        true => (derived, scratch as usize),
-        false => (Vec::new(), 0),
+    if derived.iter().all(Option::is_none) {
+        derived.clear();
     }
+    (derived, if scratch > program.scratch_bytes() as u64 { scratch as usize } else { 0 })
 }
 
 /// The derived weights of an op, if it has any: of its kind, attributes and weights as the image stores them.
@@ -60,11 +61,13 @@ pub fn weights(kind: OpKind, attributes: &[u8], packed: &[f32]) -> Option<Vec<f3
 }
 
 /// Bytes of scratch memory with which an op runs best on a host: what its record asks for, and more for an op that has
-/// derived weights.
+/// derived weights, or copies its map.
 pub fn host_scratch(kind: OpKind, attributes: &[u8]) -> u64 {
     let needed = program::scratch(kind, attributes).unwrap_or(0);
-    let derived = conv(kind, attributes).and_then(|g| Some(4 * Scheme::of(g)?.scratch(g) as u64));
-    needed.max(derived.unwrap_or(0))
+    let Some(g) = conv(kind, attributes) else { return needed };
+    let derived = Scheme::of(g).map_or(0, |scheme| scheme.scratch(g));
+    let copied = if shallow::suits(g) { shallow::scratch(g) } else { 0 };
+    needed.max(4 * derived.max(copied) as u64)
 }
 
 fn conv(kind: OpKind, attributes: &[u8]) -> Option<&Conv> {

@@ -2,7 +2,7 @@
 
 use super::{Buffer, Random, apply, assert_close, assert_parts, check, epilogue};
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::{Backend, Dst, conv, depthwise, pool};
+use crate::kernels::{Backend, Dst, conv, depthwise, pool, shallow};
 use crate::program::conv::Depthwise;
 use crate::program::{Conv, Pool, PoolKind, Record, packed_len};
 use core::ops::Range;
@@ -18,8 +18,17 @@ fn tap(out: u32, stride: u32, pad: u32, k: u32, dilation: u32, size: u32) -> Opt
     (0..size as i64).contains(&at).then_some(at as usize)
 }
 
-/// Runs one record, as a plain or a depthwise convolution, on random operands and compares every element.
-fn run<B: Backend>(g: &Conv, by_channel: bool, random: &mut Random) {
+/// The kernel that computes a convolution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Plain,
+    Depthwise,
+    Shallow,
+}
+
+/// Runs one record on random operands and compares every element.
+fn run<B: Backend>(g: &Conv, way: Way, random: &mut Random) {
+    let by_channel = way == Way::Depthwise;
     let x_len = length(g.batch, g.in_h, g.in_w, g.in_c, g.in_pitch);
     let y_len = length(g.batch, g.out_h, g.out_w, g.out_c, g.out_pitch);
     let (group_in, group_out) = (g.in_c / g.groups, g.out_c / g.groups);
@@ -33,7 +42,11 @@ fn run<B: Backend>(g: &Conv, by_channel: bool, random: &mut Random) {
     let mut y = Buffer::canary(y_len);
     let inputs = [x_len, w_len, g.out_c as usize, y_len];
     let before = y.clone();
-    let scratch_len = if by_channel { 0 } else { g.scratch(&[]) as usize / 4 };
+    let scratch_len = match way {
+        Way::Plain => g.scratch(&[]) as usize / 4,
+        Way::Depthwise => 0,
+        Way::Shallow => shallow::scratch(g),
+    };
     let mut scratch = Buffer::canary(scratch_len);
     if by_channel {
         check(&Depthwise(*g), &inputs, y_len)
@@ -46,9 +59,10 @@ fn run<B: Backend>(g: &Conv, by_channel: bool, random: &mut Random) {
         (g.epilogue.bias == 1).then(|| bias.src()),
         (g.epilogue.residual > 0).then(|| residual.src()),
     );
-    let run = |y: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, _: bool| match by_channel {
-        true => depthwise::depthwise::<B>(g, x.src(), w.src(), y, e, units),
-        false => conv::conv::<B>(g, x.src(), w.src(), y, e, scratch, units),
+    let run = |y: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, _: bool| match way {
+        Way::Plain => conv::conv::<B>(g, x.src(), w.src(), y, e, scratch, units),
+        Way::Depthwise => depthwise::depthwise::<B>(g, x.src(), w.src(), y, e, units),
+        Way::Shallow => shallow::conv::<B>(g, x.src(), w.src(), y, e, scratch, units),
     };
     let count = run(y.dst(), scratch.dst(), 0..usize::MAX, false);
     assert_parts(count, &before, &y, scratch_len, random, run);
@@ -135,8 +149,34 @@ fn convolutions<B: Backend>() {
         g.out_c = g.groups * random.pick(&[0, 1, 3, 8, 9, 16, 20, 40]);
         g.in_pitch = g.in_c + random.pick(&[0, 0, 5]);
         g.out_pitch = g.out_c + random.pick(&[0, 0, 7]);
-        run::<B>(&g, false, &mut random);
+        run::<B>(&g, Way::Plain, &mut random);
     }
+}
+
+fn convolutions_of_few_channels<B: Backend>() {
+    let mut random = Random::new(12);
+    let mut padded = 0;
+    for _ in 0..400 {
+        let mut g = geometry(&mut random);
+        g.in_c = random.pick(&[1, 1, 2, 3, 3, 4, 8]);
+        g.out_c = random.pick(&[0, 1, 3, 8, 9, 16, 20, 40, 300]);
+        g.in_pitch = g.in_c + random.pick(&[0, 0, 5]);
+        g.out_pitch = g.out_c + random.pick(&[0, 0, 7]);
+        if random.below(3) == 0 {
+            // No border: the map is used where it is.
+            (g.pad_top, g.pad_left) = (0, 0);
+            (g.in_h, g.in_w) = (g.in_h + 10, g.in_w + 10);
+            g.out_h = (g.in_h - (g.kernel_h - 1) * g.dilation_h - 1) / g.stride_h + 1;
+            g.out_w = (g.in_w - (g.kernel_w - 1) * g.dilation_w - 1) / g.stride_w + 1;
+        }
+        if g.is_pointwise() || g.depth() > 256 {
+            continue;
+        }
+        assert!(shallow::suits(&g), "{g:?}");
+        padded += (shallow::scratch(&g) > 0) as usize;
+        run::<B>(&g, Way::Shallow, &mut random);
+    }
+    assert!((100..300).contains(&padded), "{padded} with a border");
 }
 
 fn convolutions_of_many_taps<B: Backend>() {
@@ -147,7 +187,7 @@ fn convolutions_of_many_taps<B: Backend>() {
         (g.in_h, g.in_w, g.pad_top, g.pad_left) = (h + 3, w + 4, 1, 2);
         (g.out_h, g.out_w) = (5, 7);
         (g.in_c, g.out_c, g.in_pitch, g.out_pitch) = (pitch.min(30) - pitch / 20, 5, pitch, 5);
-        run::<B>(&g, false, &mut random);
+        run::<B>(&g, Way::Plain, &mut random);
     }
 }
 
@@ -157,9 +197,9 @@ fn convolutions_with_large_weights<B: Backend>() {
     (g.batch, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w) = (1, 3, 3, 1, 1, 1, 1);
     (g.in_h, g.in_w, g.out_h, g.out_w, g.pad_top, g.pad_left) = (5, 5, 5, 5, 1, 1);
     (g.in_c, g.out_c, g.in_pitch, g.out_pitch) = (96, 72, 96, 72);
-    run::<B>(&g, false, &mut random);
+    run::<B>(&g, Way::Plain, &mut random);
     (g.kernel_h, g.kernel_w, g.pad_top, g.pad_left, g.in_c, g.in_pitch, g.out_c, g.out_pitch) = (1, 1, 0, 0, 300, 300, 200, 200);
-    run::<B>(&g, false, &mut random);
+    run::<B>(&g, Way::Plain, &mut random);
 }
 
 fn depthwise_convolutions<B: Backend>() {
@@ -173,7 +213,7 @@ fn depthwise_convolutions<B: Backend>() {
         }
         g.in_pitch = c + random.pick(&[0, 0, 5]);
         g.out_pitch = c + random.pick(&[0, 0, 7]);
-        run::<B>(&g, true, &mut random);
+        run::<B>(&g, Way::Depthwise, &mut random);
     }
 }
 
@@ -251,7 +291,14 @@ fn pooling<B: Backend>() {
 
 mod backends {
     use super::super::on_all_backends;
-    on_all_backends!(convolutions, convolutions_of_many_taps, convolutions_with_large_weights, depthwise_convolutions, pooling);
+    on_all_backends!(
+        convolutions,
+        convolutions_of_few_channels,
+        convolutions_of_many_taps,
+        convolutions_with_large_weights,
+        depthwise_convolutions,
+        pooling
+    );
 }
 
 #[test]
