@@ -1,7 +1,7 @@
 //! Convolutions, over channels-last maps; one-dimensional ones have height 1.
 //!
-//! A transposed convolution is an ordinary one, of stride 1 and with the kernel turned around, over a map with zeros between
-//! its pixels.
+//! A transposed convolution is an ordinary one, of stride 1 and with the kernel turned around: where it has a stride, one that
+//! computes several pixels at once ([`Subpixel`]), or over a map with zeros between its pixels.
 
 use super::builder::{Builder, View, word};
 use super::constant::{Constant, offsets};
@@ -10,6 +10,7 @@ use super::group::Product;
 use super::layout::Layout;
 use super::net::Net;
 use super::pack;
+use super::subpixel::Subpixel;
 use crate::graph::{Node, Op, ValueId, Window};
 use crate::program::{Conv, OpKind, packed_len};
 use crate::tensor::DType;
@@ -133,22 +134,26 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
     let mut from = map_of(net.dims(x), spatial)?;
     let to = map_of(net.dims(out), spatial)?;
     let (mut input, mut in_pitch) = from.read(b, x)?;
-    if let (true, Op::ConvTranspose { window: original, .. }) = (transposed, &node.op)
+    let (mut window, mut subpixel) = (window, None);
+    if let Op::ConvTranspose { window: original, .. } = &node.op
         && original.strides.iter().any(|&s| s != 1)
     {
-        input = spread(b, &mut from, &input, original, net.name(x))?;
-        in_pitch = from.channels;
+        subpixel = Subpixel::of(original, groups, &from, &to).filter(|_| product.residual.is_none());
+        if let Some(subpixel) = &subpixel {
+            window = subpixel.window(original);
+        } else {
+            input = spread(b, &mut from, &input, original, net.name(x))?;
+            in_pitch = from.channels;
+        }
     }
+    let phases = subpixel.as_ref().map_or(1, Subpixel::phases);
 
     // [O, C / groups, kernel…], or [C, O / groups, kernel…] turned around.
     let l = &weight.layout;
-    let taps = if transposed {
-        let mut taps = offsets(&window.kernel, &l.strides[2..]);
+    let mut taps = if subpixel.is_none() { offsets(&window.kernel, &l.strides[2..]) } else { Vec::new() };
+    if transposed {
         taps.reverse();
-        taps
-    } else {
-        offsets(&window.kernel, &l.strides[2..])
-    };
+    }
     let (depth, width) = (from.channels / groups, to.channels / groups);
     let (in_stride, out_stride) = if transposed { (l.strides[0], l.strides[1]) } else { (l.strides[1], l.strides[0]) };
     let group_stride = if transposed { depth * in_stride } else { width * out_stride };
@@ -164,13 +169,18 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
     }
     let channel_axis = net.dims(out).len() - spatial - 1;
     let at = |c: &Constant| (0..to.channels).map(|i| c.layout.offset + i * c.layout.strides[channel_axis]).collect();
-    let columns = gemm::columns(&product.channel, to.channels, bias, at);
+    let mut columns = gemm::columns(&product.channel, to.channels, bias, at);
+    if let Some(subpixel) = &subpixel {
+        for values in [&mut columns.scale, &mut columns.shift].into_iter().flatten() {
+            *values = subpixel.per_channel(values);
+        }
+    }
 
     let depthwise = groups == from.channels && groups == to.channels && groups > 1;
     let constant = weight.clone();
     let scale = columns.scale;
     let key = match &scale {
-        None => format!("{} convolution {groups} {transposed}", weight_id.0),
+        None => format!("{} convolution {groups} {transposed} {:?}", weight_id.0, subpixel.as_ref().map(Subpixel::strides)),
         Some(_) => format!("{} convolution #{}", weight_id.0, b.weights.len()),
     };
     let packed = if depthwise {
@@ -181,14 +191,29 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
             Ok(())
         })
     } else {
-        let rows: Vec<usize> = taps.iter().flat_map(|t| (0..depth).map(move |c| t + c * in_stride)).collect();
-        let columns: Vec<Option<usize>> = (0..width).map(|o| Some(o * out_stride)).collect();
+        let (rows, columns) = match &subpixel {
+            Some(subpixel) => subpixel.weights(),
+            None => (
+                taps.iter().flat_map(|t| (0..depth).map(move |c| t + c * in_stride)).collect::<Vec<_>>(),
+                (0..width).map(|o| Some(o * out_stride)).collect(),
+            ),
+        };
+        let kernel_strides = l.strides[2..].to_vec();
+        let place = subpixel.clone();
+        let at = move |g: usize, i: usize| {
+            let base = base + g * group_stride;
+            let Some(subpixel) = &place else { return constant.at(base + i) };
+            let Some([c, o, y, x]) = subpixel.element(i) else { return 0.0 };
+            let kernel = if let [only] = kernel_strides[..] { x * only } else { y * kernel_strides[0] + x * kernel_strides[1] };
+            constant.at(base + c * in_stride + o * out_stride + kernel)
+        };
+        let width = columns.len();
         let one = packed_len(rows.len() as u64, width as u64) as usize;
         let n = one * groups;
         b.weight(&key, &name, DType::F32, vec![word(n)?], 4 * n as u64, move |bytes| {
             for (g, bytes) in bytes.chunks_exact_mut((4 * one).max(1)).enumerate() {
                 let scale = scale.as_deref().map(|s| &s[g * width..(g + 1) * width]);
-                pack::panels(bytes, &rows, &columns, |i| constant.at(base + g * group_stride + i), scale);
+                pack::panels(bytes, &rows, &columns, |i| at(g, i), scale);
             }
             Ok(())
         })
@@ -198,7 +223,12 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
         Some((v, _)) => Some(b.ordered(v, &to.order)?),
         None => None,
     };
-    let (output, out_pitch) = to.write(b, out, residual.is_none())?;
+    let (mut output, mut out_pitch) = to.write(b, out, residual.is_none())?;
+    let (whole, mut out_size) = (output.clone(), (to.height, to.width));
+    if let Some(subpixel) = &subpixel {
+        output = subpixel.buffer(b, net.name(out), from.batch)?;
+        (out_pitch, out_size) = (to.channels * phases, subpixel.size());
+    }
     let shared = residual.as_ref().is_some_and(|view| b.is_whole(view) && b.is_whole(&output));
     let residual = match &residual {
         Some(view) => b.operand(view)?,
@@ -214,9 +244,9 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
         in_h: word(from.height)?,
         in_w: word(from.width)?,
         in_c: word(from.channels)?,
-        out_h: word(to.height)?,
-        out_w: word(to.width)?,
-        out_c: word(to.channels)?,
+        out_h: word(out_size.0)?,
+        out_w: word(out_size.1)?,
+        out_c: word(to.channels * phases)?,
         kernel_h,
         kernel_w,
         stride_h,
@@ -234,7 +264,10 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
     let inputs = vec![b.operand(&input)?, Some(packed), bias, residual];
     let outputs = vec![b.operand(&output)?];
     b.push(kind, &record, &[], inputs, outputs, if shared { vec![3] } else { vec![] }, "a convolution, channels last");
-    Ok(())
+    match &subpixel {
+        Some(subpixel) => subpixel.interleave(b, &output, &whole, &to),
+        None => Ok(()),
+    }
 }
 
 /// A map with zeros between its pixels, as many as the strides of a transposed convolution say.

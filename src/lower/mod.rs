@@ -37,6 +37,7 @@ mod sample;
 mod scalar;
 mod spatial;
 mod stream;
+mod subpixel;
 mod unroll;
 mod wide;
 
