@@ -298,6 +298,8 @@ mod tests {
         assert!(run(record, &tail(&strides, &[add(0, 0, 0)]), x()).is_err(), "writes an input");
         assert!(run(record, &tail(&strides, &[add(1, 1, 0)]), x()).is_err(), "reads nothing");
         assert!(run(record, &tail(&strides, &[add(16, 0, 0)]), x()).is_err(), "no such register");
+        let unused = [Instruction { c: 255, ..add(1, 0, 0) }];
+        assert!(run(record, &tail(&strides, &unused), x()).is_err(), "an argument that is not used, of no register");
         let bits = [step(2, Binary::BitAnd as u8, 1, [0; 3], [0.0; 2])];
         assert!(run(record, &tail(&strides, &bits), x()).is_err(), "bits of floats");
         let integers = Map { domain: 1, ..record };

@@ -362,8 +362,11 @@ impl Record for Map {
             if !known {
                 return bad("a map's program has an instruction that is unknown, or not one of its numbers");
             }
-            let used = [step.a, step.b, step.c];
-            let used = &used[..step.class as usize];
+            let all = [step.a, step.b, step.c];
+            if all.iter().any(|&r| r as usize >= MAX_REGISTERS) {
+                return bad("a map's program names a register that there can't be");
+            }
+            let used = &all[..step.class as usize];
             if used.iter().any(|&r| r as usize >= self.registers as usize || !written[r as usize]) {
                 return bad("a map's program reads a register that holds nothing");
             }
