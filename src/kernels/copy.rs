@@ -131,13 +131,13 @@ fn merge(axes: &[Axis], out: &mut [Axis; MAX_RANK]) -> usize {
 }
 
 /// # Safety
-/// All elements that the axes reach are valid, and source and destination don't overlap.
+/// All elements that the axes reach are valid. Where source and destination overlap, what is written is unspecified.
 unsafe fn copy<T: Copy>(axes: &[Axis], from: *const T, to: *mut T) {
     // SAFETY: offsets are those of elements within the axes.
     unsafe {
         match axes {
             [] => to.write(from.read()),
-            [(n, 1, 1)] => from.copy_to_nonoverlapping(to, *n),
+            [(n, 1, 1)] => from.copy_to(to, *n),
             &[(n, f, t)] => {
                 for i in 0..n as isize {
                     to.offset(i * t).write(from.offset(i * f).read());
