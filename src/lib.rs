@@ -143,6 +143,7 @@
 //! * **Work units, one mechanism to pause and to share.** An evaluator cuts its op into [units](ops::Units) by the record and the
 //!   backend alone, and computes any range of them. So a run can stop inside an op ([`Session::run_slice`]), and every way to
 //!   cut it gives the same bits. A whole run is one range: it costs nothing.
+//!   Threads share the same units: a pool's parts are ranges of them (`Session::with_threads`, on hosts).
 //! * **What has no native form is left to the host**: tract evaluates that one node, by the `extern` op. It is named by
 //!   `kiln inspect` and stops `kiln compile`; nothing falls back in silence.
 //! * **One algorithm over a vector trait**, compiled for each instruction set and chosen once, when a session is made. The scalar
@@ -152,9 +153,8 @@
 //!
 //! # What is not there
 //!
-//! Int8 arithmetic (quantised nodes run on the host), NEON on 32-bit Arm, a run of the AVX-512 kernels on such a CPU, more than one
-//! thread, the C functions, images with several entry points (the format has them, nothing writes more than one), outputs whose
-//! length depends on data.
+//! Int8 arithmetic (quantised nodes run on the host), NEON on 32-bit Arm, a run of the AVX-512 kernels on such a CPU, images
+//! with several entry points (the format has them, nothing writes more than one), outputs whose length depends on data.
 // Unit tests of every feature set link std: the harness does anyway.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 

@@ -3,6 +3,7 @@
 //! An image is mapped, checked, and used where it lies.
 
 use crate::ModelError;
+use crate::exec::MOST_THREADS;
 use crate::exec::owned::{OwnedImage, OwnedSession};
 use crate::image::layout::MAGIC;
 use crate::kernels::Isa;
@@ -33,11 +34,14 @@ pub struct Options {
     pub stream: bool,
     /// Alignment of a compiled image, in bytes: a power of two from 8 to 4096.
     pub alignment: u32,
+    /// Threads that a session of [`Model::session`] and [`Model::session_for`] runs on, from 1 to [`MOST_THREADS`]; answers have
+    /// the same bits whatever their number. See [`Session::with_threads`](crate::Session::with_threads).
+    pub threads: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { isa: None, symbols: BTreeMap::new(), stream: false, alignment: 64 }
+        Options { isa: None, symbols: BTreeMap::new(), stream: false, alignment: 64, threads: 1 }
     }
 }
 
@@ -155,6 +159,7 @@ pub struct Model {
     path: PathBuf,
     source: Source,
     isa: Isa,
+    threads: usize,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     metadata: Vec<(String, String)>,
@@ -188,11 +193,15 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::open`]; [`ModelError::Core`] for an instruction set that is not available; [`ModelError::Call`] for options that
-    /// only an ONNX file has.
+    /// only an ONNX file has, or a number of threads that can't be.
     pub fn open_with(path: impl AsRef<Path>, options: Options) -> Result<Model, ModelError> {
         let path = path.as_ref().to_path_buf();
         let isa = options.isa.unwrap_or_else(Isa::detect);
         ops::set(isa)?;
+        let threads = options.threads;
+        if !(1..=MOST_THREADS).contains(&threads) {
+            return Err(ModelError::Call(format!("the number of threads must be from 1 to {MOST_THREADS}, not {threads}")));
+        }
         let file = mapped::map(&path)?;
         let metadata;
         let (inputs, outputs);
@@ -228,7 +237,7 @@ impl Model {
                 return Err(ModelError::Format { path, what: what.into() });
             }
         };
-        Ok(Model { path, source, isa, inputs, outputs, metadata })
+        Ok(Model { path, source, isa, threads, inputs, outputs, metadata })
     }
 
     /// The file.
@@ -266,6 +275,11 @@ impl Model {
         self.isa
     }
 
+    /// The number of threads that sessions run on.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// A session for the shapes that the file declares.
     ///
     /// # Errors
@@ -282,7 +296,7 @@ impl Model {
     /// [`ModelError::Call`] when the inputs do not fit the model, or a size is open; [`ModelError::Node`] when a node can't be
     /// compiled.
     pub fn session_for(&self, given: &[Given]) -> Result<OwnedSession, ModelError> {
-        self.compiled(given)?.session(None, self.isa)
+        Ok(self.compiled(given)?.session(None, self.isa)?.with_threads(self.threads)?)
     }
 
     /// The model made ready for these inputs, as [`Model::session_for`] says.

@@ -1,4 +1,5 @@
-//! A run may be cut in slices of any number of work units: the shipped models answer with the same bits.
+//! A run may be cut in slices of any number of work units, and its ops shared by any number of threads: the shipped models
+//! answer with the same bits.
 
 use kiln::exec::{Budget, OwnedSession};
 use kiln::kernels::Isa;
@@ -72,6 +73,51 @@ fn slices_of_any_size_give_the_same_bits() {
             let by_op = three(&mut session, |s| while !s.run_slice(Budget::op()).unwrap() {});
             assert_eq!(by_op, want, "{name} on {} op by op", isa.name());
         }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for (name, stream) in MODELS {
+        let model = open(name, stream, Isa::detect());
+        let want = three(&mut model.session().unwrap(), |s| s.run().unwrap());
+        for threads in [1, 2, 3, 5] {
+            // All ops are shared, and those only that are worth it.
+            for work in [0, 50_000] {
+                let mut session = model.session().unwrap().with_threads_from(threads, work).unwrap();
+                for _ in 0..5 {
+                    assert_eq!(three(&mut session, |s| s.run().unwrap()), want, "{name} on {threads} threads from {work}");
+                }
+                let sliced = three(&mut session, |s| while !s.run_slice(Budget::units(13)).unwrap() {});
+                assert_eq!(sliced, want, "{name} on {threads} threads from {work}, sliced");
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_are_those_of_one_thread() {
+    let model = open("text-cnn", false, Isa::detect());
+    let error = |threads| {
+        let mut session = model.session().unwrap().with_threads_from(threads, 0).unwrap();
+        write(&mut session, 1);
+        session.input::<i64>(0).unwrap()[3] = i64::MAX;
+        let error = session.run().unwrap_err();
+        assert_eq!(session.run().unwrap_err().kind, Kind::InputMissing);
+        error
+    };
+    assert_eq!(error(1).kind, Kind::Value);
+    assert!([2, 3, 5].iter().all(|&threads| error(threads) == error(1)));
+}
+
+#[test]
+fn a_number_of_threads_that_can_not_be_is_refused() {
+    for threads in [0, 257, usize::MAX] {
+        let options = Options { threads, ..Options::default() };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits-cnn/model.onnx");
+        assert!(Model::open_with(path, options).unwrap_err().to_string().contains("threads"));
+        let session = open("digits-cnn", false, Isa::Scalar).session().unwrap();
+        assert_eq!(session.with_threads(threads).unwrap_err().kind, Kind::Value);
     }
 }
 

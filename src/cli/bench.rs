@@ -3,7 +3,7 @@
 use super::engine::{Engine, Port, Session};
 use super::feed::{self, Inputs};
 use super::run::duration;
-use super::{Failure, IsaArgs, ModelArgs, Result, npz, progress};
+use super::{Failure, IsaArgs, ModelArgs, Result, ThreadArgs, npz, progress};
 use clap::Args;
 use serde_json::json;
 use std::io::{BufRead, Write};
@@ -26,12 +26,11 @@ pub struct BenchArgs {
     model: ModelArgs,
     #[command(flatten)]
     isa: IsaArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// Inputs: arrays by tensor name
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
-    /// Number of threads
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    threads: u32,
     /// How long to measure, after a warm-up of a tenth of it
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
@@ -54,13 +53,10 @@ pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
 
 /// Runs the command.
 pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> Result<u8> {
-    if args.threads != 1 {
-        return Err(Failure::new("this version runs a model on one thread: --threads must be 1"));
-    }
     let given = args.inputs.as_ref().map(|path| npz::read_npz(path)).transpose()?;
     let base = resident_kib();
     let start = Instant::now();
-    let engine = Engine::open(&args.model, args.isa.isa)?;
+    let engine = Engine::open_on(&args.model, &args.isa, &args.threads)?;
     let inputs = match given {
         Some(inputs) => inputs,
         None => {
@@ -101,7 +97,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
     let (median, min, p95) = (at(0.5), times[0], at(0.95));
     if args.json {
         let report = json!({
-            "median_ns": median, "min_ns": min, "p95_ns": p95, "runs": times.len(), "threads": args.threads, "isa": session.isa().name(),
+            "median_ns": median, "min_ns": min, "p95_ns": p95, "runs": times.len(), "threads": args.threads.threads, "isa": session.isa().name(),
             "load_ns": load.as_nanos() as u64, "arena_bytes": session.arena_bytes(), "allocations": allocated,
         });
         writeln!(out, "{report}")?;
@@ -109,11 +105,12 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
         let time = |ns| duration(Duration::from_nanos(ns));
         writeln!(
             out,
-            "median {}, min {}, 95 % below {} ({} runs, 1 thread, {})",
+            "median {}, min {}, 95 % below {} ({} runs, {}, {})",
             time(median),
             time(min),
             time(p95),
             times.len(),
+            super::threads(args.threads.threads),
             session.isa().name()
         )?;
         writeln!(

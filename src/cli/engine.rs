@@ -1,7 +1,7 @@
 //! A model as the commands use it: arrays by name in, arrays by name out.
 
 use super::array::{Array, shape};
-use super::{Failure, ModelArgs, Result, feed};
+use super::{Failure, IsaArgs, ModelArgs, Result, ThreadArgs, feed};
 use crate::exec::{Budget, OwnedSession};
 use crate::kernels::Isa;
 use crate::model::{Compiled, Dim, Given, Model, Options};
@@ -46,6 +46,11 @@ impl Engine {
         Engine::open_with(args, Options { isa, ..Options::default() })
     }
 
+    /// Opens a model to run it on so many threads.
+    pub fn open_on(args: &ModelArgs, isa: &IsaArgs, threads: &ThreadArgs) -> Result<Engine> {
+        Engine::open_with(args, Options { isa: isa.isa, threads: threads.threads as usize, ..Options::default() })
+    }
+
     /// Opens a model; `options` with the symbols of the command line.
     pub fn open_with(args: &ModelArgs, mut options: Options) -> Result<Engine> {
         options.symbols.extend(args.set.iter().map(|(symbol, n)| (symbol.clone(), *n as i64)));
@@ -88,7 +93,7 @@ impl Engine {
     pub fn session(&self, inputs: &[(String, Array)]) -> Result<Session> {
         feed::check(&self.inputs, inputs)?;
         let compiled = self.compiled(inputs)?;
-        let session = compiled.session(None, self.model.isa())?;
+        let session = compiled.session(None, self.model.isa())?.with_threads(self.model.threads())?;
         Ok(Session { session, compiled, isa: self.model.isa() })
     }
 }

@@ -20,6 +20,7 @@ mod progress;
 mod run;
 
 use crate::ModelError;
+use crate::exec::MOST_THREADS;
 use crate::kernels::Isa;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
@@ -101,6 +102,19 @@ struct ModelArgs {
 struct IsaArgs {
     #[arg(long, value_parser = isa, help = isa_help())]
     isa: Option<Isa>,
+}
+
+/// How many threads it runs on.
+#[derive(Args)]
+struct ThreadArgs {
+    /// Number of threads that share large ops; answers are the same whatever it is
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_THREADS as i64))]
+    threads: u32,
+}
+
+/// How many threads, in words.
+fn threads(n: u32) -> String {
+    if n == 1 { "1 thread".into() } else { format!("{n} threads") }
 }
 
 fn isa_help() -> String {

@@ -3,7 +3,7 @@
 use super::array::{Array, shape};
 use super::engine::{Engine, Session};
 use super::feed::{self, Inputs, Maker};
-use super::{Failure, IsaArgs, ModelArgs, Result, npz, pair, progress};
+use super::{Failure, IsaArgs, ModelArgs, Result, ThreadArgs, npz, pair, progress};
 use crate::frontend::{Frontend, top_k};
 use crate::tensor::DType;
 use clap::Args;
@@ -27,6 +27,8 @@ pub struct RunArgs {
     model: ModelArgs,
     #[command(flatten)]
     isa: IsaArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// A text, or the path of a picture (PNG, JPEG, BMP, PNM) or a WAV file, as the model wants
     #[arg(value_name = "TEXT|PICTURE|SOUND", conflicts_with = "each")]
     given: Option<String>,
@@ -52,7 +54,7 @@ pub struct RunArgs {
 
 /// Runs the command.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<u8> {
-    let engine = Engine::open(&args.model, args.isa.isa)?;
+    let engine = Engine::open_on(&args.model, &args.isa, &args.threads)?;
     if let Some(path) = &args.each {
         return each(&engine, path, out);
     }

@@ -8,13 +8,24 @@ use crate::tensor::{DType, Element};
 use core::marker::PhantomData;
 use core::ops::Range;
 
+/// Scratch memory of a thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Scratch {
+    pub start: *mut u8,
+    pub len: usize,
+}
+
+// SAFETY: an address and a number. Whoever makes a context with it says why it may be written.
+unsafe impl Send for Scratch {}
+// SAFETY: likewise.
+unsafe impl Sync for Scratch {}
+
 /// What an evaluator may touch.
 pub struct Context<'m> {
     tensors: &'m [TensorRecord],
     weights: *const u8,
     arena: *mut u8,
-    scratch: *mut u8,
-    scratch_len: usize,
+    scratch: Scratch,
     /// Weights that a host derived when it opened the image, per op of the program; empty: none.
     derived: &'m [Option<&'m [f32]>],
     externs: Option<&'m dyn Externs>,
@@ -36,14 +47,13 @@ impl<'m> Context<'m> {
         tensors: &'m [TensorRecord],
         weights: *const u8,
         arena: *mut u8,
-        scratch: *mut u8,
-        scratch_len: usize,
+        scratch: Scratch,
         derived: &'m [Option<&'m [f32]>],
         externs: Option<&'m dyn Externs>,
         range: Range<usize>,
         resumes: bool,
     ) -> Self {
-        Context { tensors, weights, arena, scratch, scratch_len, derived, externs, range, resumes, memory: PhantomData }
+        Context { tensors, weights, arena, scratch, derived, externs, range, resumes, memory: PhantomData }
     }
 
     /// The record of a tensor.
@@ -111,7 +121,7 @@ impl<'m> Context<'m> {
     #[inline]
     pub fn scratch<T: Element>(&self) -> Dst<'m, T> {
         // SAFETY: scratch is a part of the arena of its own, aligned to 8 bytes or more.
-        unsafe { Dst::from_raw(self.scratch.cast(), self.scratch_len / size_of::<T>()) }
+        unsafe { Dst::from_raw(self.scratch.start.cast(), self.scratch.len / size_of::<T>()) }
     }
 
     /// The units to evaluate: of those that the op has, the ones in this range, which may reach past them.

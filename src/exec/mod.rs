@@ -5,14 +5,20 @@
 //! its evaluator is one array access away, and its operands are offsets into arena and weights. Nothing allocates.
 //!
 //! Position and inputs' state are part of the session, so a run may be cut between any two [work units](Session::run_slice)
-//! and go on later.
+//! and go on later. With std, threads may share an op's units.
 
 pub mod context;
+#[cfg(feature = "std")]
+mod crew;
 #[cfg(feature = "alloc")]
 pub mod owned;
+#[cfg(feature = "std")]
+mod pool;
 mod self_test;
 mod session;
 
 #[cfg(feature = "alloc")]
 pub use owned::OwnedSession;
+#[cfg(feature = "std")]
+pub use session::MOST_THREADS;
 pub use session::{Budget, Host, Key, Session};

@@ -118,6 +118,26 @@ impl OwnedSession {
         Ok(OwnedSession { session, _derived: derived, _lent: lent, _arena: arena, _scratch: more, image })
     }
 
+    /// See [`Session::with_threads`].
+    ///
+    /// # Errors
+    /// As [`Session::with_threads`].
+    #[cfg(feature = "std")]
+    pub fn with_threads(mut self, threads: usize) -> Result<OwnedSession> {
+        self.session = self.session.with_threads(threads)?;
+        Ok(self)
+    }
+
+    /// See [`Session::with_threads_from`].
+    ///
+    /// # Errors
+    /// As [`Session::with_threads`].
+    #[cfg(feature = "std")]
+    pub fn with_threads_from(mut self, threads: usize, work: u64) -> Result<OwnedSession> {
+        self.session = self.session.with_threads_from(threads, work)?;
+        Ok(self)
+    }
+
     /// Its program.
     pub fn program(&self) -> Program<'_> {
         *self.session.program()

@@ -1,10 +1,14 @@
 //! A program bound to its memory.
 #![allow(unsafe_code)]
 
-use super::context::Context;
+use super::context::{Context, Scratch};
+#[cfg(feature = "std")]
+use super::crew::Crew;
 use crate::error::{Error, Kind, Result, Where};
 use crate::image::layout::{MAX_INPUTS, Place, TensorRecord};
 use crate::image::{Image, Ops, Program};
+#[cfg(feature = "std")]
+use crate::kernels::clamp;
 use crate::ops::{Entry, Externs, Op, Units};
 use crate::program::{OpKind, SLACK};
 use crate::tensor::{DType, Element};
@@ -62,6 +66,65 @@ impl Budget {
     }
 }
 
+/// The most threads that a session may have.
+#[cfg(feature = "std")]
+pub const MOST_THREADS: usize = 256;
+
+/// Work that is shared by threads, at least: about ten microseconds of a core, several times what it takes to deal it out.
+#[cfg(feature = "std")]
+const WORTH: u64 = 200_000;
+
+/// What is needed to evaluate an op, but scratch memory.
+struct Site<'s> {
+    program: Program<'s>,
+    arena: *mut u8,
+    host: Host<'s>,
+    entry: &'s Entry,
+    op: Op<'s>,
+}
+
+// SAFETY: `evaluate` says what threads have to see to; everything else in it is Sync, or an address.
+unsafe impl Sync for Site<'_> {}
+
+impl Site<'_> {
+    /// Evaluates these units of the op, as far as it has them.
+    ///
+    /// # Safety
+    /// The program has been checked, and the arena is as large and as aligned as it asks. Scratch memory is as much as the op
+    /// needs, aligned to 8 bytes or more, overlaps none of its operands and is used by nobody else meanwhile. What other threads
+    /// evaluate at the same time are other units of this op, which has told that they are independent: they read what none of
+    /// them writes, or what each alone writes.
+    #[inline]
+    unsafe fn evaluate(&self, scratch: Scratch, units: Range<usize>, resumes: bool) -> Result<Units> {
+        let (tensors, weights) = (self.program.tensors(), self.program.weights().as_ptr());
+        // SAFETY: as promised.
+        let context =
+            unsafe { Context::new(tensors, weights, self.arena, scratch, self.host.derived, self.host.externs, units, resumes) };
+        (self.entry.eval)(&context, &self.op)
+    }
+
+    /// Evaluates these units of the op on all threads of a crew.
+    ///
+    /// # Safety
+    /// As [`evaluate`](Site::evaluate); a crew's scratch memory is its own.
+    #[cfg(feature = "std")]
+    unsafe fn share(&self, crew: &mut Crew, scratch: Scratch, units: Range<usize>, resumes: bool) -> Result<Units> {
+        // An empty range evaluates nothing.
+        // SAFETY: as promised.
+        let said = unsafe { self.evaluate(scratch, 0..0, false)? };
+        let range = clamp(units.clone(), said.count);
+        if said.in_turn || range.len() < 2 {
+            // SAFETY: as promised.
+            return unsafe { self.evaluate(scratch, units, resumes) };
+        }
+        crew.run(range, scratch, &|units, scratch| {
+            // SAFETY: as promised: the crew deals out ranges that do not overlap, and gives each thread memory of its own.
+            unsafe { self.evaluate(scratch, units, false).map(|_| ()) }
+        })?;
+        Ok(said)
+    }
+}
+
 /// A program of an image, an arena, an op set: ready to run.
 ///
 /// Write every input, [`run`](Session::run), read outputs. A run consumes its inputs (their memory is used again), so each
@@ -73,7 +136,9 @@ pub struct Session<'a> {
     entries: [Option<&'a Entry>; OpKind::ALL.len()],
     host: Host<'a>,
     /// Scratch memory beside the arena's, if the host gave some.
-    scratch: Option<(*mut u8, usize)>,
+    scratch: Option<Scratch>,
+    #[cfg(feature = "std")]
+    crew: Option<Box<Crew>>,
     /// Which inputs have been written since the last run, a bit each.
     written: [u32; MAX_INPUTS / 32],
     /// Whether outputs are there.
@@ -139,6 +204,8 @@ impl<'a> Session<'a> {
             entries,
             host,
             scratch: None,
+            #[cfg(feature = "std")]
+            crew: None,
             written: [0; MAX_INPUTS / 32],
             done: false,
             next: 0,
@@ -157,7 +224,39 @@ impl<'a> Session<'a> {
         if !(scratch.as_ptr() as usize).is_multiple_of(SLACK) {
             return Err(Error::new(Kind::Alignment, "scratch memory does not start at a multiple of 64"));
         }
-        self.scratch = Some((scratch.as_mut_ptr(), scratch.len()));
+        self.scratch = Some(Scratch { start: scratch.as_mut_ptr(), len: scratch.len() });
+        Ok(self)
+    }
+
+    /// Lets so many threads, the caller's included, share the units of large ops. The others are started here and sleep while
+    /// the session is idle; they end with it. Answers have the same bits whatever the number. Scratch memory that a host gives
+    /// comes before this.
+    ///
+    /// # Errors
+    /// [`Kind::Value`] for none, for more than [`MOST_THREADS`], or when the system gives no more threads.
+    #[cfg(feature = "std")]
+    pub fn with_threads(self, threads: usize) -> Result<Session<'a>> {
+        self.with_threads_from(threads, WORTH)
+    }
+
+    /// As [`Session::with_threads`], for ops of at least this much work: multiply-accumulates, or three times the bytes that are
+    /// written. Smaller ones run on the caller's thread alone.
+    ///
+    /// # Errors
+    /// As [`Session::with_threads`].
+    #[cfg(feature = "std")]
+    pub fn with_threads_from(mut self, threads: usize, work: u64) -> Result<Session<'a>> {
+        if !(1..=MOST_THREADS).contains(&threads) {
+            return Err(Error::new(Kind::Value, "the number of threads must be from 1 to 256"));
+        }
+        let scratch = self.scratch.map_or(0, |s| s.len).max(self.program.scratch_bytes());
+        self.crew = match threads {
+            1 => None,
+            _ => match Crew::new(self.program, threads, scratch, work) {
+                Ok(crew) => Some(Box::new(crew)),
+                Err(_) => return Err(Error::new(Kind::Value, "the system gives no more threads: ask for fewer")),
+            },
+        };
         Ok(self)
     }
 
@@ -292,7 +391,7 @@ impl<'a> Session<'a> {
             let (index, scratch) = (self.next, view.scratch);
             let op = Op { kind: view.kind, index, inputs: view.inputs, outputs: view.outputs, attributes: view.attributes };
             let end = self.unit.saturating_add(left);
-            match self.evaluate(&op, scratch, self.unit..end) {
+            match self.evaluate(op, scratch, self.unit..end) {
                 Ok(units) if units.count > end => {
                     self.unit = end;
                     return Ok(false);
@@ -337,32 +436,24 @@ impl<'a> Session<'a> {
 
     /// Evaluates these units of an op, as far as it has them.
     #[inline]
-    fn evaluate(&mut self, op: &Op<'_>, scratch_at: u32, units: Range<usize>) -> Result<Units> {
-        let arena_bytes = self.program.arena_bytes();
+    fn evaluate(&mut self, op: Op<'_>, scratch_at: u32, units: Range<usize>) -> Result<Units> {
         let Some(entry) = self.entries[op.kind as usize - 1] else { return missing_at(op.index as usize) };
         let needed = (entry.rules.scratch)(op.attributes)? as usize;
-        let resumes = units.start > 0;
-        let (scratch, len) = match self.scratch {
-            Some((scratch, len)) if len >= needed => (scratch, len),
+        let scratch = match self.scratch {
+            Some(scratch) if scratch.len >= needed => scratch,
             // SAFETY: a checked op's scratch memory lies inside the arena.
-            _ => (unsafe { self.arena.add(scratch_at as usize) }, needed.min(arena_bytes)),
+            _ => Scratch { start: unsafe { self.arena.add(scratch_at as usize) }, len: needed.min(self.program.arena_bytes()) },
         };
+        let resumes = units.start > 0;
+        let site = Site { program: self.program, arena: self.arena, host: self.host, entry, op };
+        #[cfg(feature = "std")]
+        if let Some(crew) = self.crew.as_deref_mut().filter(|crew| crew.shares(op.index)) {
+            // SAFETY: as below.
+            return unsafe { site.share(crew, scratch, units, resumes) };
+        }
         // SAFETY: the program has been checked, and the arena is as large and as aligned as it asks (`of`). Scratch is the
         // host's own, or the part of the arena that the check has found to overlap none of the op's operands.
-        let context = unsafe {
-            Context::new(
-                self.program.tensors(),
-                self.program.weights().as_ptr(),
-                self.arena,
-                scratch,
-                len,
-                self.host.derived,
-                self.host.externs,
-                units,
-                resumes,
-            )
-        };
-        (entry.eval)(&context, op)
+        unsafe { site.evaluate(scratch, units, resumes) }
     }
 
     /// Forgets a run that has begun and sets the state to zero: the start of a new stream.

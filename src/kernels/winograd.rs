@@ -31,6 +31,9 @@ pub enum Scheme {
 /// Tiles that are transformed and multiplied at a time.
 const BLOCK: usize = 48;
 
+/// Columns of a unit of columns.
+const WIDTH: usize = 2 * PANEL;
+
 impl Scheme {
     /// The scheme that suits a convolution, if one does.
     pub fn of(g: &Conv) -> Option<Scheme> {
@@ -135,8 +138,9 @@ impl Strides {
 }
 
 /// Computes these of the units of a convolution of a checked record by a scheme, from weights that were derived for it; gives
-/// how many it has. A unit is a tile of rows of the products: some tiles of the map, at all points. Up to [`BLOCK`] of these are
-/// worked on at a time, for the weights' sake, in the same tiles of rows however many units that is.
+/// how many it has. A unit is a tile of rows of the products (some tiles of the map, at all points), or, where there are few of
+/// these, [`WIDTH`] columns of all. Up to [`BLOCK`] tiles of the map are worked on at a time, for the weights' sake, in the same
+/// tiles of rows however many units that is.
 ///
 /// Vector loads may reach up to [`SLACK`](crate::program::SLACK) bytes past the end of `x`. The residual may share memory
 /// with `y`.
@@ -162,10 +166,17 @@ pub fn conv<B: Backend>(
     let (points, strides) = (scheme.points(), Strides::of(g));
     let columns = out_c.next_multiple_of(PANEL);
     let all = Cut::of(scheme.tiles(g), columns, in_c, tile_of::<B>());
-    let units = clamp(units, all.tiles);
+    let by_columns = all.tiles < columns.div_ceil(WIDTH);
+    let count = if by_columns { columns.div_ceil(WIDTH) } else { all.tiles };
+    let units = clamp(units, count);
     if units.is_empty() {
-        return all.tiles;
+        return count;
     }
+    let (units, channels) = match by_columns {
+        true => (0..all.tiles, units.start * WIDTH..columns.min(units.end * WIDTH)),
+        false => (units, 0..columns),
+    };
+    let all = Cut::of(scheme.tiles(g), channels.len(), in_c, tile_of::<B>());
     let target = Target {
         epilogue: &epilogue,
         finish: epilogue::finish::<B>,
@@ -186,16 +197,17 @@ pub fn conv<B: Backend>(
         let unit = |block: usize| units.start + block * units.len() / blocks;
         let cut = all.part(unit(block), unit(block + 1));
         let (first, tiles) = (all.rows(unit(block)).0, cut.all_rows());
-        let block = Block { g, scheme, x, first, tiles, strides, zeros: scratch.src(), inputs, products, target };
+        let channels = (channels.start, channels.end);
+        let block = Block { g, scheme, x, first, tiles, channels, strides, zeros: scratch.src(), inputs, products, target };
         B::launch(ToPoints(block));
         for point in 0..points {
             let product = Product {
                 m: tiles,
-                n: columns,
+                n: channels.1 - channels.0,
                 k: in_c,
                 a: inputs.from(point * tiles * strides.input).src(),
                 a_row: strides.input,
-                b: Right::Packed(w.from(point * matrix)),
+                b: Right::Packed(w.from(point * matrix + channels.0 * in_c)),
                 c: products.from(point * tiles * strides.product),
                 c_row: strides.product,
                 epilogue: Epilogue::NONE,
@@ -204,7 +216,7 @@ pub fn conv<B: Backend>(
         }
         B::launch(FromPoints(block));
     }
-    all.tiles
+    count
 }
 
 /// A block of tiles; all spans have been checked.
@@ -215,6 +227,8 @@ struct Block<'m, 'e> {
     x: Src<'m, f32>,
     first: usize,
     tiles: usize,
+    /// The first channel of the output that is computed, and the one behind the last; it may be padding.
+    channels: (usize, usize),
     strides: Strides,
     zeros: Src<'m, f32>,
     /// `[point][tile][channel]`
@@ -305,7 +319,8 @@ impl Block<'_, '_> {
             let point = self.tiles * self.strides.product;
             let (height, width) = (T.min(g.out_h as usize - oy), T.min(g.out_w as usize - ox));
             let pixel = (picture * g.out_h as usize + oy) * out_row + ox * g.out_pitch as usize;
-            for channel in (0..g.out_c as usize).step_by(V::LANES) {
+            let (first, end) = self.channels;
+            for channel in (first..end.min(g.out_c as usize)).step_by(V::LANES) {
                 let n = V::LANES.min(g.out_c as usize - channel);
                 let mut columns = [[V::splat(0.0); N]; T];
                 #[allow(clippy::needless_range_loop)] // x is also a place in memory
@@ -313,7 +328,7 @@ impl Block<'_, '_> {
                     let mut m = [V::splat(0.0); N];
                     for (y, m) in m.iter_mut().enumerate() {
                         // SAFETY: scratch holds whole vectors of each point and tile.
-                        *m = unsafe { V::load(from.wrapping_add((y * N + x) * point + channel)) };
+                        *m = unsafe { V::load(from.wrapping_add((y * N + x) * point + channel - first)) };
                     }
                     for (y, v) in output_transform::<V, N, T>(m).into_iter().enumerate() {
                         columns[y][x] = v;

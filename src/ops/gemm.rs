@@ -40,6 +40,13 @@ pub(super) fn epilogue_of<'m, B: Backend>(
 /// An unpacked B whose rows are contiguous is used in place where packing would not pay: for few rows, or up to this depth.
 const IN_PLACE: usize = 256;
 
+/// Where A, B and C of a product of the batch start.
+#[inline(never)] // called twice, and firmware is to be small
+fn place(g: &Gemm, batch: [usize; 3], product: usize) -> [usize; 3] {
+    let at = [product / batch[2] / batch[1], product / batch[2] % batch[1], product % batch[2]];
+    [g.a_batch, g.b_batch, g.c_batch].map(|strides| (0..3).map(|i| strides[i] as usize * at[i]).sum())
+}
+
 /// These of the units of all products of a record; gives how many there are. Units are those of each product, one product
 /// after another. `resumes`: scratch memory is as the unit before them left it.
 pub(crate) fn gemm<B: Backend>(
@@ -61,11 +68,7 @@ pub(crate) fn gemm<B: Backend>(
     if units.is_empty() {
         return count;
     }
-    // Where the operands of a product start.
-    let place = |product: usize| {
-        let at = [product / batch[2] / batch[1], product / batch[2] % batch[1], product % batch[2]];
-        [g.a_batch, g.b_batch, g.c_batch].map(|strides| (0..3).map(|i| strides[i] as usize * at[i]).sum::<usize>())
-    };
+    let place = |product| place(g, batch, product);
     let in_place = g.b_packed == 0 && g.b_col == 1 && (m <= 16 || k <= IN_PLACE);
     let packed_b = if g.b_packed == 0 { (packed_len(k as u64, n as u64) as usize).next_multiple_of(16) } else { 0 };
     // Which operands lie packed in scratch memory.

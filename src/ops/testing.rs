@@ -3,6 +3,7 @@
 
 use super::{Context, Entry, Externs, Op, Units};
 use crate::error::Result;
+use crate::exec::context::Scratch;
 use crate::image::layout::{Place, TensorRecord};
 use crate::program::{self, NONE, Operand, Operands, Record};
 use crate::tensor::{DType, Element, MAX_RANK};
@@ -121,8 +122,18 @@ impl<'a, R: Record> Case<'a, R> {
         let evaluate = |arena: &mut [Line], range: Range<usize>, resumes: bool| {
             let base = arena.as_mut_ptr().cast::<u8>();
             // SAFETY: the records lie inside of the arena, each with a line behind; scratch has a part of its own.
-            let context =
-                unsafe { Context::new(&records, base, base, base.add(scratch), scratch_bytes, &[], externs, range, resumes) };
+            let context = unsafe {
+                Context::new(
+                    &records,
+                    base,
+                    base,
+                    Scratch { start: base.add(scratch), len: scratch_bytes },
+                    &[],
+                    externs,
+                    range,
+                    resumes,
+                )
+            };
             (entry.eval)(&context, &op)
         };
         let fresh = arena.clone();

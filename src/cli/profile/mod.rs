@@ -9,7 +9,7 @@ mod report;
 
 use super::engine::{Engine, Session};
 use super::feed::{self, Inputs};
-use super::{IsaArgs, ModelArgs, Result, npz, progress};
+use super::{IsaArgs, ModelArgs, Result, ThreadArgs, npz, progress};
 use crate::ModelError;
 use crate::kernels::probe;
 use clap::Args;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(Args)]
 #[command(
     after_help = "Times are medians over runs. GFLOP/s count two operations per multiply-accumulate of the direct sum, so a faster \
-    algorithm (Winograd's) can pass 100 % of the peak. Bytes are those of all operands, from wherever they come.\n\n\
+    algorithm (Winograd's) can pass 100 % of the peak, which is that of one core. Bytes are those of all operands, from wherever they come.\n\n\
     Examples:\n  \
     kiln profile model.onnx --inputs in.npz\n  \
     kiln profile model.onnx --set seq=64 --sort --json\n  \
@@ -33,6 +33,8 @@ pub struct ProfileArgs {
     model: ModelArgs,
     #[command(flatten)]
     isa: IsaArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// Inputs: arrays by tensor name
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
@@ -74,7 +76,7 @@ struct Measured {
 /// Runs the command.
 pub fn run(args: &ProfileArgs, out: &mut dyn Write) -> Result<u8> {
     let given = args.inputs.as_ref().map(|path| npz::read_npz(path)).transpose()?;
-    let engine = Engine::open(&args.model, args.isa.isa)?;
+    let engine = Engine::open_on(&args.model, &args.isa, &args.threads)?;
     let inputs = match given {
         Some(inputs) => inputs,
         None => {
@@ -86,7 +88,7 @@ pub fn run(args: &ProfileArgs, out: &mut dyn Write) -> Result<u8> {
     let mut session = engine.session(&inputs)?;
     let measured = measure(&mut session, &inputs, args.seconds)?;
     let name = args.model.model.display().to_string();
-    let profile = report::Profile::new(name, session.isa(), &compiled, measured);
+    let profile = report::Profile::new(name, session.isa(), args.threads.threads, &compiled, measured);
     if let Some(path) = &args.trace {
         write(path, &profile.trace().to_string())?;
     }

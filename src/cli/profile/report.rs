@@ -43,6 +43,7 @@ impl Op {
 pub struct Profile {
     model: String,
     isa: Isa,
+    threads: u32,
     compiled: Arc<Compiled>,
     ops: Vec<Op>,
     runs: usize,
@@ -66,7 +67,7 @@ fn bytes(program: &Program<'_>, numbers: &[u32]) -> u64 {
 
 impl Profile {
     /// Of what was measured of the first program.
-    pub fn new(model: String, isa: Isa, compiled: &Arc<Compiled>, measured: Measured) -> Profile {
+    pub fn new(model: String, isa: Isa, threads: u32, compiled: &Arc<Compiled>, measured: Measured) -> Profile {
         let Measured { ops: mut times, mut runs, trace, peak } = measured;
         let medians: Vec<u64> = times.iter_mut().map(|t| median(t)).collect();
         let all = medians.iter().sum::<u64>().max(1) as f64;
@@ -86,7 +87,7 @@ impl Profile {
         });
         let ops = ops.collect();
         let run_ns = median(&mut runs);
-        Profile { model, isa, compiled: compiled.clone(), ops, runs: runs.len(), run_ns, peak: 2e-9 * peak, trace }
+        Profile { model, isa, threads, compiled: compiled.clone(), ops, runs: runs.len(), run_ns, peak: 2e-9 * peak, trace }
     }
 
     fn of_peak(&self, op: &Op) -> Option<f64> {
@@ -137,10 +138,11 @@ impl Profile {
         }
         writeln!(
             out,
-            "\none run {}; the sum over its ops, with the clock read after each, {} ({} runs of both, 1 thread, {})",
+            "\none run {}; the sum over its ops, with the clock read after each, {} ({} runs of both, {}, {})",
             time(self.run_ns),
             time(self.stopped_ns()),
             self.runs,
+            super::super::threads(self.threads),
             self.isa.name()
         )?;
         writeln!(out, "peak of multiply-adds, measured between the runs: {:.1} GFLOP/s", self.peak)?;
@@ -170,7 +172,7 @@ impl Profile {
             })
         };
         json!({
-            "model": self.model, "isa": self.isa.name(), "threads": 1, "runs": self.runs, "run_ns": self.run_ns,
+            "model": self.model, "isa": self.isa.name(), "threads": self.threads, "runs": self.runs, "run_ns": self.run_ns,
             "ops_ns": self.stopped_ns(), "peak_gflops": self.peak, "arena_bytes": program.arena_bytes(),
             "live_bytes": program.live_bytes(), "ops": self.ops.iter().enumerate().map(op).collect::<Vec<_>>(),
             "tensors": memory::lives(&program).iter().map(tensor).collect::<Vec<_>>(),

@@ -1,0 +1,115 @@
+//! The threads of a session: which ops they share, how units are dealt out, and each thread's scratch memory.
+#![allow(unsafe_code)]
+
+use super::context::Scratch;
+use super::pool::Pool;
+use crate::aligned::AlignedBytes;
+use crate::error::{Error, Result};
+use crate::image::{OpView, Program};
+use crate::program;
+use core::ops::Range;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+/// What a byte written counts as in multiply-accumulates, where it is asked whether an op is worth sharing.
+const BYTE: u64 = 3;
+
+/// Threads for one session.
+pub(crate) struct Crew {
+    // Dropped in this order: the threads before the memory.
+    pool: Pool,
+    /// Of each thread but the caller's.
+    scratch: Box<[Scratch]>,
+    _memory: Box<[AlignedBytes]>,
+    /// Whether an op is worth sharing, by its number.
+    shares: Box<[bool]>,
+}
+
+impl Crew {
+    /// Threads (the caller's is one of them) to run a program, with so much scratch memory each. Ops of less work than `least`
+    /// multiply-accumulates are not shared.
+    pub fn new(program: Program<'_>, threads: usize, scratch: usize, least: u64) -> io::Result<Crew> {
+        let bytes = |&t: &u32| program.tensors().get(t as usize).map_or(0, |t| t.bytes as u64);
+        let worth = |op: OpView<'_>| {
+            let written: u64 = op.outputs.iter().map(bytes).sum();
+            program::macs(op.kind, op.attributes).unwrap_or(0).max(BYTE * written) >= least
+        };
+        let mut memory: Box<[AlignedBytes]> = (1..threads).map(|_| AlignedBytes::zeroed(scratch, 64)).collect();
+        Ok(Crew {
+            pool: Pool::new(threads)?,
+            scratch: memory.iter_mut().map(|m| Scratch { start: m.as_mut_ptr(), len: scratch }).collect(),
+            _memory: memory,
+            shares: program.ops().map(worth).collect(),
+        })
+    }
+
+    /// Whether an op is worth sharing.
+    pub fn shares(&self, op: u32) -> bool {
+        self.shares.get(op as usize).copied().unwrap_or(false)
+    }
+
+    /// Evaluates units on all threads: `evaluate` is given ranges of them, and scratch memory as long as `own`, which is the
+    /// caller's. Of several errors it gives that of the first units, as a single thread would.
+    pub fn run(
+        &mut self,
+        units: Range<usize>,
+        own: Scratch,
+        evaluate: &(dyn Fn(Range<usize>, Scratch) -> Result<()> + Sync),
+    ) -> Result<()> {
+        let threads = self.pool.threads();
+        let scratch = &self.scratch;
+        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        self.pool.run(2 * threads, &|thread, part| {
+            let range = deal(part, threads, units.len());
+            if range.is_empty() {
+                return;
+            }
+            let mine =
+                if thread == 0 { own } else { Scratch { len: own.len.min(scratch[thread - 1].len), ..scratch[thread - 1] } };
+            if let Err(error) = evaluate(units.start + range.start..units.start + range.end, mine) {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                if failed.is_none_or(|(first, _)| part < first) {
+                    *failed = Some((part, error));
+                }
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The units of a part: a first part of each thread, of three quarters of all in sum, then a second one of what is left. So
+/// there are few parts, and a thread that is late does less.
+fn deal(part: usize, threads: usize, units: usize) -> Range<usize> {
+    let first = units * 3 / 4;
+    let share = |k: usize, of: usize| of * k / threads;
+    if part < threads {
+        share(part, first)..share(part + 1, first)
+    } else {
+        let part = part - threads;
+        first + share(part, units - first)..first + share(part + 1, units - first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deal;
+
+    #[test]
+    fn parts_are_all_units_in_order() {
+        for threads in 1..7 {
+            for units in [0, 1, 2, 3, 4, 5, 16, 17, 100, 1001] {
+                let mut next = 0;
+                for part in 0..2 * threads {
+                    let range = deal(part, threads, units);
+                    assert!(range.start == next && range.end >= next);
+                    assert!(range.len() <= units / threads + 1, "{threads} threads, {units} units: {range:?}");
+                    next = range.end;
+                }
+                assert_eq!(next, units);
+            }
+        }
+    }
+}
