@@ -2,11 +2,15 @@
 //!
 //! All of it is read from the image (and from the planner's [`Report`], which knows the names of ONNX nodes): memory from the
 //! header, work from the ops' records. Nothing is run or timed.
+//!
+//! The stack is not in it: it depends on core, compiler and options, and an image knows none of them. It is measured on the target,
+//! by painting: `targets/cortex-m` does, and holds the networks that it runs to bounds.
 
 use crate::image::Image;
 use crate::image::layout::{Place, TensorRecord};
 use crate::plan::Report;
 use crate::program::OpKind;
+use crate::program::cut::Tile;
 use crate::tensor::DType;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -40,6 +44,9 @@ pub struct ProgramCertificate {
     pub live_bytes: u64,
     /// Multiply-accumulates of one run.
     pub macs: u64,
+    /// The longest slice: the most work that [`Session::run_slice`](crate::Session::run_slice) does before it looks at its budget,
+    /// with tiles of [`TILE`].
+    pub unit_work: u64,
     /// Its ops, in the order in which they run.
     pub ops: Vec<OpCertificate>,
 }
@@ -53,6 +60,8 @@ pub struct OpCertificate {
     pub kind: OpKind,
     /// Multiply-accumulates of one run.
     pub macs: u64,
+    /// Work of its largest unit: multiply-accumulates, or elements where it has none of these.
+    pub unit_work: u64,
     /// Bytes of the weights that it reads.
     pub weight_bytes: u64,
     /// Bytes of the arena that it uses: operands (those that share memory once) and scratch.
@@ -60,6 +69,9 @@ pub struct OpCertificate {
     /// Whether it computes with floating-point numbers: a core without an FPU does so in software.
     pub float: bool,
 }
+
+/// The tiles that work units are reckoned by: the largest of those that kernels of a Cortex-M take, with an FPU or without.
+pub const TILE: Tile = Tile::SCALAR;
 
 impl Certificate {
     /// The certificate of an image; `report` is its planner's, or [`report_of`](crate::plan::report_of).
@@ -76,6 +88,7 @@ impl Certificate {
                     name: names.get(j).map_or_else(String::new, |r| r.name.clone()),
                     kind: op.kind,
                     macs: crate::program::macs(op.kind, op.attributes).unwrap_or(0),
+                    unit_work: crate::program::unit_work(op.kind, op.attributes, TILE).unwrap_or(0),
                     weight_bytes: covered(within(Place::Weights).map(range).collect()),
                     arena_bytes: covered(within(Place::Arena).map(range).chain([scratch]).collect()),
                     float: computes(op.kind) && operands().any(is_float),
@@ -88,6 +101,7 @@ impl Certificate {
                 scratch_bytes: p.scratch_bytes() as u64,
                 live_bytes: p.live_bytes() as u64,
                 macs: p.macs(),
+                unit_work: p.largest_unit(TILE).0,
                 ops: p.ops().enumerate().map(op).collect(),
             }
         };
@@ -113,6 +127,7 @@ impl Certificate {
         for (i, program) in self.programs.iter().enumerate() {
             judge(Resource::Arena, budgets.arena, program.arena_bytes, program, |op| op.arena_bytes);
             judge(Resource::Macs, budgets.macs, program.macs, program, |op| op.macs);
+            judge(Resource::Slice, budgets.slice, program.unit_work, program, |op| op.unit_work);
             if i == 0 {
                 judge(Resource::Flash, budgets.flash, self.image_bytes, program, |op| op.weight_bytes);
             }
@@ -146,6 +161,8 @@ pub struct Budgets {
     pub flash: Option<u64>,
     /// Multiply-accumulates of a run.
     pub macs: Option<u64>,
+    /// Work of the longest slice of a run.
+    pub slice: Option<u64>,
 }
 
 /// What a budget limits.
@@ -157,6 +174,8 @@ pub enum Resource {
     Flash,
     /// A run's multiply-accumulates.
     Macs,
+    /// The longest slice of a run.
+    Slice,
 }
 
 /// A budget that is exceeded.
@@ -194,6 +213,7 @@ impl fmt::Display for Excess {
             Resource::Arena => write!(f, "the arena is {actual} bytes, more than {limit}")?,
             Resource::Flash => write!(f, "the image is {actual} bytes, more than {limit}")?,
             Resource::Macs => write!(f, "a run is {actual} multiply-accumulates, more than {limit}")?,
+            Resource::Slice => write!(f, "the longest slice of a run is {actual} multiply-accumulates, more than {limit}")?,
         }
         let Some(Share { op, kind, name, amount }) = &self.most else { return Ok(()) };
         write!(f, "; op {op} ({}, \"{name}\") has most, ", kind.name())?;
@@ -201,6 +221,7 @@ impl fmt::Display for Excess {
             Resource::Arena => write!(f, "{amount}: make its tensors smaller, or stream a model that runs over time"),
             Resource::Flash => write!(f, "{amount} of weights: give it fewer channels or rows"),
             Resource::Macs => write!(f, "{amount}: give it fewer channels or a smaller map"),
+            Resource::Slice => write!(f, "{amount} in one unit: give it fewer channels"),
         }
     }
 }
@@ -210,7 +231,7 @@ mod tests {
     use super::*;
 
     fn op(kind: OpKind, macs: u64, weight_bytes: u64, arena_bytes: u64) -> OpCertificate {
-        OpCertificate { name: kind.name().into(), kind, macs, weight_bytes, arena_bytes, float: true }
+        OpCertificate { name: kind.name().into(), kind, macs, unit_work: macs / 2, weight_bytes, arena_bytes, float: true }
     }
 
     fn certificate() -> Certificate {
@@ -223,6 +244,7 @@ mod tests {
             scratch_bytes,
             live_bytes: 900,
             macs: 1000,
+            unit_work: 450,
             ops,
         };
         Certificate { image_bytes: 200, weight_bytes: 130, alignment: 64, programs: alloc::vec![main] }
@@ -230,13 +252,13 @@ mod tests {
 
     #[test]
     fn a_budget_holds_up_to_its_limit() {
-        let exact = Budgets { arena: Some(1000), flash: Some(200), macs: Some(1000) };
+        let exact = Budgets { arena: Some(1000), flash: Some(200), macs: Some(1000), slice: Some(450) };
         assert_eq!(certificate().beyond(&exact), []);
         assert_eq!(certificate().beyond(&Budgets::default()), []);
-        let less = Budgets { arena: Some(999), flash: Some(199), macs: Some(999) };
+        let less = Budgets { arena: Some(999), flash: Some(199), macs: Some(999), slice: Some(449) };
         let found = certificate().beyond(&less);
         let most: Vec<_> = found.iter().map(|e| (e.resource, e.most.as_ref().unwrap().op)).collect();
-        assert_eq!(most, [(Resource::Arena, 0), (Resource::Macs, 0), (Resource::Flash, 1)]);
+        assert_eq!(most, [(Resource::Arena, 0), (Resource::Macs, 0), (Resource::Slice, 0), (Resource::Flash, 1)]);
     }
 
     #[test]

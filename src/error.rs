@@ -4,6 +4,7 @@ use core::fmt;
 
 /// What kind of error it is. The numbers are those of the C ABI and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(u8)]
 pub enum Kind {
     /// The bytes are not an image, or are damaged.
@@ -36,6 +37,7 @@ pub enum Kind {
 
 /// Where the error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Where {
     /// Nowhere in particular.
     Nowhere,
@@ -49,10 +51,11 @@ pub enum Where {
 
 /// An error of the core ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Error {
     /// What kind of error it is.
     pub kind: Kind,
-    /// What is wrong and, where it is not plain, what to do.
+    /// What is wrong and, where it is not plain, what to do. Empty in a build with the feature `terse`.
     pub what: &'static str,
     /// Where.
     pub at: Where,
@@ -63,8 +66,9 @@ pub type Result<T> = core::result::Result<T, Error>;
 
 impl Error {
     /// An error without a place.
+    #[inline]
     pub const fn new(kind: Kind, what: &'static str) -> Error {
-        Error { kind, what, at: Where::Nowhere }
+        Error { kind, what: if cfg!(feature = "terse") { "" } else { what }, at: Where::Nowhere }
     }
 
     /// The same error at a place; a place that is known already is kept.
@@ -78,7 +82,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.what)?;
+        match self.what {
+            "" => write!(f, "{:?}", self.kind)?,
+            what => f.write_str(what)?,
+        }
         match self.at {
             Where::Nowhere => Ok(()),
             Where::Offset(n) => write!(f, " (byte {n} of the image)"),

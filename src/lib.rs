@@ -117,6 +117,8 @@
 //! | `onnx` | `import` | use tract |
 //! | `cli` (default) | the command | |
 //! | `capi` | beside any of these: the C functions of the core | as the others |
+//! | `defmt` | likewise: `defmt::Format` for error and status types | as the others |
+//! | `terse` | likewise: errors without texts, for the smallest of flashes; kind and place are left | as the others |
 //!
 //! # Formats
 //!

@@ -152,8 +152,10 @@ fn a_certificate_says_what_the_image_is_and_does() {
         ops.iter().any(|op| op["kind"] == "conv" && op["name"] == "conv_1+relu_1.low" && op["float"] == true),
         "{certificate}"
     );
+    let most = ops.iter().map(|op| op["unit_work"].as_u64().unwrap()).max();
+    assert!(most == program["unit_work"].as_u64() && most.unwrap() < sum / 50, "{certificate}");
     let shown = text(&kiln(&["compile", model, "-o", &image, "--certify"]).stdout);
-    for word in ["flash ", "arena ", "work ", "conv_1+relu_1.low", &program["arena_bytes"].to_string()] {
+    for word in ["flash ", "arena ", "work ", "slices ", "conv_1+relu_1.low", &program["arena_bytes"].to_string()] {
         assert!(shown.contains(word), "{word}: {shown}");
     }
 }
@@ -181,6 +183,7 @@ fn what_is_over_budget_is_refused_and_not_written() {
         refused(&with(call, &[&format!("--max-arena={wrong}")]), &["--max-arena", wrong]);
     }
     assert!(!image.exists());
+    refused(&with(call, &["--max-slice", "1"]), &["--max-slice 1", "slice", "op "]);
     let [arena, bytes, macs] = [arena, bytes, macs].map(|n| n.to_string());
     let output = kiln(&with(call, &["--max-arena", &arena, "--max-flash", &bytes, "--max-macs", &macs, "--emit", "c"]));
     assert!(output.status.success() && image.exists(), "{}", text(&output.stderr));

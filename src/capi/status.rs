@@ -7,6 +7,7 @@ use core::mem::MaybeUninit;
 
 /// What a call came to. Numbers keep their meaning for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(i32)]
 #[allow(clippy::upper_case_acronyms)]
 pub enum kiln_status {

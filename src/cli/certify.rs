@@ -50,13 +50,21 @@ pub struct BudgetArgs {
     /// Fail, and write nothing, if a run takes more multiply-accumulates; K is 1000, M a million
     #[arg(long, value_name = "N", value_parser = macs)]
     max_macs: Option<Limit>,
+    /// Fail, and write nothing, if a run can't be cut into slices of this many multiply-accumulates or less
+    #[arg(long, value_name = "N", value_parser = macs)]
+    max_slice: Option<Limit>,
 }
 
 impl BudgetArgs {
     /// Holds a certificate against the budgets.
     pub fn check(&self, certificate: &Certificate) -> Result<()> {
         let most = |limit: &Option<Limit>| limit.as_ref().map(|limit| limit.most);
-        let budgets = Budgets { arena: most(&self.max_arena), flash: most(&self.max_flash), macs: most(&self.max_macs) };
+        let budgets = Budgets {
+            arena: most(&self.max_arena),
+            flash: most(&self.max_flash),
+            macs: most(&self.max_macs),
+            slice: most(&self.max_slice),
+        };
         let beyond: Vec<String> = certificate
             .beyond(&budgets)
             .iter()
@@ -65,6 +73,7 @@ impl BudgetArgs {
                     Resource::Arena => ("--max-arena", &self.max_arena),
                     Resource::Flash => ("--max-flash", &self.max_flash),
                     Resource::Macs => ("--max-macs", &self.max_macs),
+                    Resource::Slice => ("--max-slice", &self.max_slice),
                 };
                 format!("{option} {}: {excess}", limit.as_ref().map_or("", |limit| &limit.text))
             })
@@ -133,7 +142,7 @@ pub fn json(certificate: &Certificate, how: &[How]) -> Value {
         let op = |(i, op): (usize, &crate::certificate::OpCertificate)| {
             let how = how.get(i).filter(|_| p == 0);
             json!({
-                "name": op.name, "kind": op.kind.name(), "macs": op.macs, "weight_bytes": op.weight_bytes,
+                "name": op.name, "kind": op.kind.name(), "macs": op.macs, "unit_work": op.unit_work, "weight_bytes": op.weight_bytes,
                 "arena_bytes": op.arena_bytes, "float": op.float,
                 "how": how.map_or("", |h| &h.how), "why": how.map_or("", |h| &h.why),
             })
@@ -141,6 +150,7 @@ pub fn json(certificate: &Certificate, how: &[How]) -> Value {
         json!({
             "name": program.name, "arena_bytes": program.arena_bytes, "state_bytes": program.state_bytes,
             "scratch_bytes": program.scratch_bytes, "live_bytes": program.live_bytes, "macs": program.macs,
+            "unit_work": program.unit_work,
             "ops": program.ops.iter().enumerate().map(op).collect::<Vec<_>>(),
         })
     };
@@ -163,14 +173,16 @@ pub fn text(certificate: &Certificate, how: &[How], out: &mut dyn Write) -> Resu
         )?;
         let float: u64 = program.ops.iter().filter(|op| op.float).map(|op| op.macs).sum();
         writeln!(out, "work     {} multiply-accumulates a run{name}, {float} of them in floating point", program.macs)?;
-        writeln!(out, "\n{:>4}  {:<10} {:>14} {:>12} {:>12}  nodes", "op", "kind", "MACs", "weights", "arena")?;
+        writeln!(out, "slices   of {} multiply-accumulates at most, on a Cortex-M", program.unit_work)?;
+        writeln!(out, "\n{:>4}  {:<10} {:>12} {:>10} {:>10} {:>10}  nodes", "op", "kind", "MACs", "unit", "weights", "arena")?;
         for (i, op) in program.ops.iter().enumerate() {
             let reason = how.get(i).filter(|_| p == 0).map_or(String::new(), |h| format!("  ({}: {})", h.how, h.why));
             writeln!(
                 out,
-                "{i:>4}  {:<10} {:>14} {:>12} {:>12}  {}{reason}",
+                "{i:>4}  {:<10} {:>12} {:>10} {:>10} {:>10}  {}{reason}",
                 op.kind.name(),
                 op.macs,
+                op.unit_work,
                 op.weight_bytes,
                 op.arena_bytes,
                 op.name

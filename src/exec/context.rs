@@ -77,11 +77,22 @@ impl<'m> Context<'m> {
     /// If the element type is another one; never in an op whose record has been checked.
     #[inline]
     pub fn src<T: Element>(&self, tensor: u32) -> Src<'m, T> {
-        let t = self.tensor(tensor);
-        assert!(T::DTYPE.size() == t.dtype().size());
-        let base = if t.place == Place::Weights as u8 { self.weights } else { self.arena.cast_const() };
+        let (at, bytes) = self.locate(tensor, T::DTYPE.size(), false);
         // SAFETY: the tensor lies inside the weights or the arena, aligned for its type, as `new` was promised.
-        unsafe { Src::from_raw(base.add(t.offset as usize).cast(), t.bytes as usize / size_of::<T>()) }
+        unsafe { Src::from_raw(at.cast_const().cast(), bytes / size_of::<T>()) }
+    }
+
+    /// Where a tensor lies and its bytes, if its elements have this size (0: any), and it may be written where that is asked. Not
+    /// inlined on a device: each operand of each op would be 80 bytes of code.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    fn locate(&self, tensor: u32, size: usize, write: bool) -> (*mut u8, usize) {
+        let t = self.tensor(tensor);
+        let in_weights = t.place == Place::Weights as u8;
+        assert!((size == 0 || size == t.dtype().size()) && !(write && in_weights));
+        let base = if in_weights { self.weights.cast_mut() } else { self.arena };
+        // SAFETY: the tensor lies inside the weights or the arena, as `new` was promised. Nothing is written to the weights.
+        (unsafe { base.add(t.offset as usize) }, t.bytes as usize)
     }
 
     /// A tensor to write to.
@@ -90,19 +101,17 @@ impl<'m> Context<'m> {
     /// If the element type is another one or the tensor lies in the weights; never in an op whose record has been checked.
     #[inline]
     pub fn dst<T: Element>(&self, tensor: u32) -> Dst<'m, T> {
-        let t = self.tensor(tensor);
-        assert!(T::DTYPE.size() == t.dtype().size() && t.place == Place::Arena as u8);
+        let (at, bytes) = self.locate(tensor, T::DTYPE.size(), true);
         // SAFETY: as in `src`; the arena is writable.
-        unsafe { Dst::from_raw(self.arena.add(t.offset as usize).cast(), t.bytes as usize / size_of::<T>()) }
+        unsafe { Dst::from_raw(at.cast(), bytes / size_of::<T>()) }
     }
 
     /// A tensor's bytes, to read from.
     #[inline]
     pub fn src_bytes(&self, tensor: u32) -> Src<'m, u8> {
-        let t = self.tensor(tensor);
-        let base = if t.place == Place::Weights as u8 { self.weights } else { self.arena.cast_const() };
+        let (at, bytes) = self.locate(tensor, 0, false);
         // SAFETY: as in `src`.
-        unsafe { Src::from_raw(base.add(t.offset as usize), t.bytes as usize) }
+        unsafe { Src::from_raw(at.cast_const(), bytes) }
     }
 
     /// A tensor's bytes, to write to.
@@ -111,10 +120,9 @@ impl<'m> Context<'m> {
     /// If the tensor lies in the weights; never for an output of a checked op.
     #[inline]
     pub fn dst_bytes(&self, tensor: u32) -> Dst<'m, u8> {
-        let t = self.tensor(tensor);
-        assert!(t.place == Place::Arena as u8);
+        let (at, bytes) = self.locate(tensor, 0, true);
         // SAFETY: as in `dst`.
-        unsafe { Dst::from_raw(self.arena.add(t.offset as usize), t.bytes as usize) }
+        unsafe { Dst::from_raw(at, bytes) }
     }
 
     /// All scratch memory, as elements of type `T`: at least what the op's record asks for. A host may give more.

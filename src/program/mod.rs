@@ -179,6 +179,7 @@ impl Operand {
     ///
     /// # Errors
     /// [`Kind::BadImage`] when it does not.
+    #[cfg_attr(target_os = "none", inline(never))] // as `reach`
     pub fn holds(&self, dtype: DType, elements: u64) -> Result<()> {
         if self.dtype != dtype {
             return Err(Error::new(Kind::BadImage, "an operand's element type is not the one its op works on"));
@@ -375,11 +376,14 @@ pub(crate) fn extent(axes: &[(u32, u32)]) -> Option<u64> {
 }
 
 /// Shorthand for a failed check.
+#[cold]
+#[cfg_attr(target_os = "none", inline(never))] // many calls, rare ones: small rather than fast on a device
 pub(crate) const fn bad<T>(what: &'static str) -> Result<T> {
     Err(Error::new(Kind::BadImage, what))
 }
 
 /// [`extent`], where an overflow is an error.
+#[cfg_attr(target_os = "none", inline(never))] // many calls, rare ones: small rather than fast on a device
 pub(crate) fn reach(axes: &[(u32, u32)]) -> Result<u64> {
     extent(axes).ok_or(Error::new(Kind::BadImage, "an op's strides overflow"))
 }

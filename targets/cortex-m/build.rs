@@ -2,7 +2,7 @@
 //! section of their own, the size of the arena, and the ops that the image uses, so that no others are linked.
 
 use kiln::image::{Image, OpView};
-use kiln::program::{self, Conv, Gemm, OpKind};
+use kiln::program::{self, Conv, Domain, Gemm, Map, OpKind};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -26,6 +26,9 @@ fn main() {
         let code = constants("", &images.join(name).with_extension("kiln")) + &bytes("INPUT", &input, read(&input).len());
         fs::write(out.join(name).with_extension("rs"), code).unwrap();
     }
+
+    fs::write(out.join("size.rs"), sized(&env::var("KILN_OPS").unwrap_or_default())).unwrap();
+    println!("cargo::rerun-if-env-changed=KILN_OPS");
 
     // What links it: the board's memory, and where images go in it.
     println!("cargo::rerun-if-env-changed=KILN_BOARD");
@@ -66,6 +69,9 @@ fn constants(prefix: &str, path: &Path) -> String {
     copy.copy_from_slice(&file);
     let image = Image::new(copy).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let program = image.main();
+    let wide =
+        |op: OpView<'_>| op.kind == OpKind::Map && program::split::<Map>(op.attributes).unwrap().0.domain != Domain::F32 as u32;
+    let map = if program.ops().any(wide) { entry(OpKind::Map) } else { F32_MAP };
     let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
     let backend = if program.ops().all(|op| has_clamps_only(&op)) { CLAMPS } else { ALL };
     kinds.sort();
@@ -73,9 +79,34 @@ fn constants(prefix: &str, path: &Path) -> String {
     let mut code = bytes(&format!("{prefix}IMAGE"), path, file.len());
     writeln!(code, "pub const {prefix}ARENA: usize = {};", program.arena_bytes()).unwrap();
     writeln!(code, "pub static {prefix}OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
-    kinds.into_iter().for_each(|kind| writeln!(code, "    {},", entry(kind).replace("B>", backend)).unwrap());
+    for kind in kinds {
+        let entry = if kind == OpKind::Map { map } else { entry(kind) };
+        writeln!(code, "    {},", entry.replace("B>", backend)).unwrap();
+    }
     code + "];\n"
 }
+
+/// For `size`: `KILN_OPS` is a list of kinds, `clamps` before them for epilogues of clamps only; `none` links nothing at all.
+fn sized(list: &str) -> String {
+    let (mut backend, mut entries) = (ALL, Vec::new());
+    for name in list.split_whitespace().filter(|&name| name != "none") {
+        match OpKind::ALL.into_iter().find(|kind| kind.name() == name) {
+            None if name == "map_f32" => entries.push(F32_MAP.replace("B>", backend)),
+            Some(kind) => entries.push(entry(kind).replace("B>", backend)),
+            None if name == "clamps" => backend = CLAMPS,
+            None => panic!("KILN_OPS: there is no op \"{name}\""),
+        }
+    }
+    format!(
+        "pub const LINKED: bool = {};\npub static OPS: [kiln::ops::Entry; {}] = [{}];\n",
+        list != "none",
+        entries.len(),
+        entries.join(", ")
+    )
+}
+
+/// The entry of maps, where all compute in f32.
+const F32_MAP: &str = "kiln::ops::map::f32_entry::<B>()";
 
 /// The backend, and the same without activations that are no clamps.
 const ALL: &str = "kiln::kernels::Base>";

@@ -15,7 +15,7 @@ mod model {
     include!(concat!(env!("OUT_DIR"), "/", env!("CARGO_BIN_NAME"), ".rs"));
 }
 
-use kiln::error::Result;
+use kiln::error::{Error, Result};
 use kiln::{Aligned, Image, Session};
 use semihosting::Line;
 
@@ -25,7 +25,7 @@ fn main() -> ! {
     static mut MEMORY: Aligned<[u8; model::ARENA]> = Aligned([0; model::ARENA]);
     let outcome = infer(&mut MEMORY.0);
     if let Err(error) = outcome {
-        say_error(error.what);
+        say_error(error);
     }
     say_stack();
     semihosting::exit(outcome.is_ok())
@@ -50,8 +50,8 @@ fn say_output(values: &[f32]) {
 }
 
 #[inline(never)]
-fn say_error(what: &str) {
-    Line::new().word("error").word(what).end();
+fn say_error(error: Error) {
+    Line::new().word("error").number(error.kind as u32).word(error.what).end();
 }
 
 #[inline(never)]

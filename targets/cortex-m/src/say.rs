@@ -24,7 +24,7 @@ pub fn end(outcome: Result<()>) -> ! {
             Where::Nowhere => 0,
             Where::Offset(n) | Where::Op(n) | Where::Tensor(n) => n,
         };
-        Line::new().word("error").word(error.what).number(place).end();
+        Line::new().word("error").number(error.kind as u32).word(error.what).number(place).end();
     }
     Line::new().word("stack").number(stack::used()).end();
     semihosting::exit(outcome.is_ok())
