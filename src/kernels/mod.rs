@@ -32,7 +32,7 @@ pub mod probe;
 pub mod recurrent;
 pub mod reduce;
 pub mod resample;
-#[cfg(feature = "alloc")]
+#[cfg(any(test, feature = "alloc"))]
 pub mod shallow;
 pub mod simd;
 pub mod span;

@@ -114,7 +114,7 @@ impl<'t, 'e> RowBlock<'t, 'e> {
     ///
     /// # Safety
     /// There are as many offsets as the depth has steps, and they lead to valid elements of all rows.
-    #[cfg(feature = "alloc")]
+    #[cfg(any(test, feature = "alloc"))]
     #[inline(always)]
     pub(super) unsafe fn at_offsets(self, offsets: *const usize) -> Self {
         debug_assert!(self.segments == 1);
