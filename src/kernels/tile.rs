@@ -92,7 +92,7 @@ impl Fetch {
 const MOST_SHARES: usize = 8;
 
 impl<'t, 'e> RowBlock<'t, 'e> {
-    /// `rows` rows (1 to [`Backend::ROWS`](super::Backend::ROWS)) whose segments of `depth` elements are at
+    /// `rows` rows (1 to [`Backend::TILE`](super::Backend::TILE).rows) whose segments of `depth` elements are at
     /// `table[segment * rows + row]`, times the columns `first..end` of `b`; `first` is a multiple of the panel.
     ///
     /// # Safety
