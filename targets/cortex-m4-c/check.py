@@ -2,7 +2,7 @@
 import struct
 import sys
 
-sys.path.insert(0, f"{sys.path[0]}/../cortex-m4")
+sys.path.insert(0, f"{sys.path[0]}/../cortex-m")
 from compare import only_array
 
 said = {words[0]: words[1:] for line in open(sys.argv[1]) if (words := line.split())}

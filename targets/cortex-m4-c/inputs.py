@@ -2,7 +2,7 @@
 import struct
 import sys
 
-sys.path.insert(0, f"{sys.path[0]}/../cortex-m4")
+sys.path.insert(0, f"{sys.path[0]}/../cortex-m")
 from compare import only_array
 
 kind, data = only_array(sys.argv[1])
