@@ -78,7 +78,7 @@ impl Case {
         (draft.ops[0].inputs, draft.ops[0].outputs) = (operands, outputs.iter().copied().map(Some).collect());
         (draft.inputs, draft.outputs) = (inputs, outputs);
         let model = Model { programs: vec![draft], weights, metadata: vec![] };
-        let built = build(model, &Options::default(), &mut |_| ()).expect("an op whose operands fit");
+        let built = build(model, &Options::default()).expect("an op whose operands fit");
         let image = Arc::new(OwnedImage::new(Box::new(built.image), false, None).expect("an image"));
         let (derived, scratch) = if self.derived { derive::program(image.image().main()) } else { (vec![], 0) };
         assert!(self.derived != derived.is_empty(), "{}: no weights were derived", self.name);

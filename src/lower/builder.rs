@@ -156,7 +156,7 @@ impl<'n> Builder<'n> {
         dtype: DType,
         dims: Vec<u32>,
         bytes: u64,
-        pack: impl FnOnce(&mut [u8]) -> Result<(), String> + 'static,
+        pack: impl FnOnce(&mut [u8]) -> Result<(), String> + Send + 'static,
     ) -> draft::ValueId {
         if let Some(&known) = self.packed.get(key) {
             return known;

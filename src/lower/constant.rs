@@ -6,6 +6,7 @@
 
 use super::layout::Layout;
 use super::net::Net;
+use super::pack::Source;
 use super::scalar;
 use crate::graph::{Bytes, Op};
 use crate::tensor::DType;
@@ -61,6 +62,14 @@ impl Constant {
         }
     }
 
+    /// Gives `read` the stored elements from this index on, for a packer.
+    pub fn elements<R>(&self, start: usize, read: impl FnOnce(Source<'_>) -> R) -> R {
+        match self.bytes.as_slice().as_chunks::<4>().0.get(start..) {
+            Some(all) if self.stored == DType::F32 => read(Source::Stored(all)),
+            _ => read(Source::Made(&|i| self.at(start + i))),
+        }
+    }
+
     /// The stored element at this index, as an integer.
     fn integer(&self, index: usize) -> i64 {
         let size = self.stored.size();
@@ -92,6 +101,10 @@ impl Constant {
     /// All elements, row-major, as `f32`.
     pub fn f32s(&self) -> Vec<f32> {
         let truth = self.dtype == DType::Bool && self.stored != DType::Bool;
+        if self.stored == DType::F32 && !truth && self.layout.is_row_major() {
+            let all = self.bytes.as_slice()[4 * self.layout.offset..].as_chunks::<4>().0;
+            return all[..self.layout.elements()].iter().map(|&b| f32::from_le_bytes(b)).collect();
+        }
         self.indices().into_iter().map(|i| if truth { (self.at(i) != 0.0) as u8 as f32 } else { self.at(i) }).collect()
     }
 

@@ -187,7 +187,7 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
         let columns: Vec<usize> = (0..to.channels).map(|g| base + g * group_stride).collect();
         let n = taps.len() * columns.len();
         b.weight(&key, &name, DType::F32, vec![word(taps.len())?, word(to.channels)?], 4 * n as u64, move |bytes| {
-            pack::rows(bytes, &taps, &columns, |i| constant.at(i), scale.as_deref());
+            constant.elements(0, |from| pack::rows(bytes, &taps, &columns, from, scale.as_deref()));
             Ok(())
         })
     } else {
@@ -200,9 +200,8 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
         };
         let kernel_strides = l.strides[2..].to_vec();
         let place = subpixel.clone();
-        let at = move |g: usize, i: usize| {
-            let base = base + g * group_stride;
-            let Some(subpixel) = &place else { return constant.at(base + i) };
+        // The weight that the sub-pixel form has here: zero where a phase has no tap.
+        let phase = move |constant: &Constant, subpixel: &Subpixel, base: usize, i: usize| {
             let Some([c, o, y, x]) = subpixel.element(i) else { return 0.0 };
             let kernel = if let [only] = kernel_strides[..] { x * only } else { y * kernel_strides[0] + x * kernel_strides[1] };
             constant.at(base + c * in_stride + o * out_stride + kernel)
@@ -213,7 +212,14 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
         b.weight(&key, &name, DType::F32, vec![word(n)?], 4 * n as u64, move |bytes| {
             for (g, bytes) in bytes.chunks_exact_mut((4 * one).max(1)).enumerate() {
                 let scale = scale.as_deref().map(|s| &s[g * width..(g + 1) * width]);
-                pack::panels(bytes, &rows, &columns, |i| at(g, i), scale);
+                let base = base + g * group_stride;
+                match &place {
+                    None => constant.elements(base, |from| pack::panels(bytes, &rows, &columns, from, scale)),
+                    Some(subpixel) => {
+                        let at = |i| phase(&constant, subpixel, base, i);
+                        pack::panels(bytes, &rows, &columns, pack::Source::Made(&at), scale);
+                    }
+                }
             }
             Ok(())
         })

@@ -343,7 +343,7 @@ fn pack_weight(
     let constant = constant.clone();
     Ok(b.weight(&key, name, DType::F32, vec![word(all as usize)?], 4 * all, move |to| {
         for (start, to) in starts.iter().zip(to.chunks_exact_mut((4 * one as usize).max(1))) {
-            pack::panels(to, &rows, &columns, |i| constant.at(start + i), scale.as_deref());
+            constant.elements(*start, |from| pack::panels(to, &rows, &columns, from, scale.as_deref()));
         }
         Ok(())
     }))

@@ -4,24 +4,49 @@
 //! of axes is packed straight from the file: a transpose never exists in memory.
 
 use crate::program::PANEL;
-use alloc::vec::Vec;
+
+/// Where a packer reads elements, each by its offset.
+pub enum Source<'a> {
+    /// Little-endian `f32`s as a file stores them.
+    Stored(&'a [[u8; 4]]),
+    /// Made one at a time: of another type, or computed.
+    Made(&'a dyn Fn(usize) -> f32),
+}
 
 /// Packs a matrix into panels of 16 columns, `[panel][depth][16]`, as [`packed_len`](crate::program::packed_len) says.
-/// `rows` holds the offset of each step of depth, `columns` that of each column, `None` for one of zeros; `at(row, column)`
-/// reads the element at the sum of offsets.
+/// `rows` holds the offset of each step of depth, `columns` that of each column, `None` for one of zeros; an element lies at
+/// the sum of its two offsets.
 ///
 /// `to` takes little-endian `f32`s and is zeroed.
-pub fn panels(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], at: impl Fn(usize) -> f32, scale: Option<&[f32]>) {
-    let panel = PANEL as usize;
-    for (p, columns) in columns.chunks(panel).enumerate() {
-        let scales: Vec<f32> = (0..columns.len()).map(|j| scale.map_or(1.0, |s| s[p * panel + j])).collect();
-        let base = p * panel * rows.len();
-        for (k, &row) in rows.iter().enumerate() {
-            let start = 4 * (base + k * panel);
-            let cells = to[start..start + 4 * panel].chunks_exact_mut(4);
-            for ((cell, column), scale) in cells.zip(columns).zip(&scales) {
+pub fn panels(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], source: Source<'_>, scale: Option<&[f32]>) {
+    // One loop for each, so that reading what is stored is a load: packing takes most of the time that opening a model does.
+    match source {
+        Source::Stored(all) => panels_of(to, rows, columns, |i| f32::from_le_bytes(all[i]), scale),
+        Source::Made(at) => panels_of(to, rows, columns, at, scale),
+    }
+}
+
+fn panels_of(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], at: impl Fn(usize) -> f32, scale: Option<&[f32]>) {
+    const WIDTH: usize = PANEL as usize;
+    let mut panels = to.chunks_exact_mut((4 * WIDTH * rows.len()).max(1));
+    for (p, columns) in columns.chunks(WIDTH).enumerate() {
+        let Some(to) = panels.next() else { return };
+        let (mut offsets, mut scales, mut whole) = ([0; WIDTH], [1.0; WIDTH], columns.len() == WIDTH);
+        for (j, column) in columns.iter().enumerate() {
+            offsets[j] = column.unwrap_or(0);
+            scales[j] = scale.map_or(1.0, |s| s[p * WIDTH + j]);
+            whole &= column.is_some();
+        }
+        for (&row, to) in rows.iter().zip(to.as_chunks_mut::<4>().0.as_chunks_mut::<WIDTH>().0) {
+            if whole {
+                for ((cell, offset), scale) in to.iter_mut().zip(offsets).zip(scales) {
+                    *cell = (at(row + offset) * scale).to_le_bytes();
+                }
+                continue;
+            }
+            for (j, column) in columns.iter().enumerate() {
                 if let Some(column) = column {
-                    cell.copy_from_slice(&(at(row + column) * scale).to_le_bytes());
+                    to[j] = (at(row + column) * scales[j]).to_le_bytes();
                 }
             }
         }
@@ -29,7 +54,11 @@ pub fn panels(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], at: impl
 }
 
 /// Packs `[row][column]`, both by tables of offsets, without panels.
-pub fn rows(to: &mut [u8], rows: &[usize], columns: &[usize], at: impl Fn(usize) -> f32, scale: Option<&[f32]>) {
+pub fn rows(to: &mut [u8], rows: &[usize], columns: &[usize], source: Source<'_>, scale: Option<&[f32]>) {
+    let at = |i: usize| match source {
+        Source::Stored(all) => f32::from_le_bytes(all[i]),
+        Source::Made(at) => at(i),
+    };
     let cells = to.chunks_exact_mut(4);
     let all = rows.iter().flat_map(|&r| columns.iter().enumerate().map(move |(j, &c)| (j, r + c)));
     for (cell, (j, offset)) in cells.zip(all) {
@@ -41,6 +70,7 @@ pub fn rows(to: &mut [u8], rows: &[usize], columns: &[usize], at: impl Fn(usize)
 mod tests {
     use super::*;
     use alloc::vec;
+    use alloc::vec::Vec;
 
     fn floats(bytes: &[u8]) -> Vec<f32> {
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
@@ -52,7 +82,7 @@ mod tests {
         let source: Vec<f32> = (0..36).map(|i| i as f32).collect();
         let columns: Vec<Option<usize>> = (0..18).map(|n| Some(2 * n)).collect();
         let mut to = vec![0; 4 * 64];
-        panels(&mut to, &[0, 1], &columns, |i| source[i], None);
+        panels(&mut to, &[0, 1], &columns, Source::Made(&|i| source[i]), None);
         let packed = floats(&to);
         assert_eq!(packed[..3], [0., 2., 4.]);
         assert_eq!(packed[16..19], [1., 3., 5.]);
@@ -63,7 +93,7 @@ mod tests {
     #[test]
     fn rows_are_scaled_per_column() {
         let mut to = vec![0; 4 * 4];
-        rows(&mut to, &[0, 2], &[0, 1], |i| i as f32, Some(&[1., 10.]));
+        rows(&mut to, &[0, 2], &[0, 1], Source::Made(&|i| i as f32), Some(&[1., 10.]));
         assert_eq!(floats(&to), [0., 10., 2., 30.]);
     }
 }

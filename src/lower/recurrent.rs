@@ -265,7 +265,7 @@ fn pack(
     let n = packed_len(rows.len() as u64, columns.len() as u64);
     let constant = constant.clone();
     Ok(b.weight(key, name, DType::F32, vec![word(n as usize)?], 4 * n, move |to| {
-        pack::panels(to, &rows, &columns, |i| constant.at(start + i), None);
+        constant.elements(start, |from| pack::panels(to, &rows, &columns, from, None));
         Ok(())
     }))
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Compiled forms that are kept, the latest used.
 const KEPT: usize = 4;
@@ -127,21 +127,26 @@ impl Onnx {
 
     fn compile(&self, key: &Key) -> Result<Compiled, ModelError> {
         let options = import::Options { symbols: self.symbols(key)?, shapes: key.shapes.clone(), values: key.values.clone() };
+        let start = Instant::now();
         let imported = import::import(&self.path, &options)?;
+        let parsed = start.elapsed();
         let maps = mapped::maps_of(&imported.graph);
         let lowered = lower::lower(imported.graph, &lower::Options { stream: self.options.stream })?;
         // What the host can't evaluate either is refused now, not in the middle of a run.
         for op in lowered.model.programs.iter().flat_map(|p| &p.ops).filter(|op| op.kind == OpKind::Extern) {
             imported.externs.prepare(program::split::<Extern>(&op.attributes)?.0.index)?;
         }
+        let lowering = start.elapsed();
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
         let plan_options = plan::Options { alignment: self.options.alignment };
-        let built = releasing(&maps, || plan::build(lowered.model, &plan_options, &mut |_| ())).map_err(|e| match e {
+        let built = releasing(&maps, || plan::build(lowered.model, &plan_options)).map_err(|e| match e {
             PlanError::Op { name, kind, what } => ModelError::node(name, kind.name(), what),
             PlanError::Program(what) => format(what),
         })?;
         // The bytes were made here, a moment ago: their hashes are not worth reading all weights once more.
         let image = OwnedImage::new(Box::new(built.image), false, Some(Box::new(imported.externs)))?;
+        let all = start.elapsed();
+        log::debug!("imported in {parsed:?}, lowered in {:?}, weights packed in {:?}", lowering - parsed, all - lowering);
         let how = lowered.report.into_iter().map(|op| How { how: op.how, why: op.why }).collect();
         let fixed = key.values.keys().cloned().collect();
         Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed })

@@ -13,7 +13,7 @@ fn image() -> Vec<u8> {
         ..Draft::default()
     };
     let model = draft::Model { programs: vec![main], weights: vec![], metadata: vec![("k".into(), "v".into())] };
-    plan::build(model, &plan::Options::default(), &mut |_| ()).unwrap().image.to_vec()
+    plan::build(model, &plan::Options::default()).unwrap().image.to_vec()
 }
 
 fn file(bytes: &[u8]) -> tempfile::NamedTempFile {

@@ -5,6 +5,7 @@
 //! ([`OwnedSession::new`](crate::exec::owned::OwnedSession::new)). Without derived weights, or without the scratch memory, an
 //! op runs on the plain panels.
 
+use super::parallel;
 use crate::exec::owned::Derived;
 use crate::image::Program;
 use crate::image::layout::Place;
@@ -23,12 +24,11 @@ pub fn program(program: Program<'_>) -> (Vec<Derived>, usize) {
         let bytes = all.get(t.offset as usize..)?.get(..t.bytes as usize)?;
         (t.place == Place::Weights as u8).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()
     };
-    let (mut derived, mut scratch) = (Vec::new(), 0);
-    for op in program.ops() {
+    let scratch = program.ops().map(|op| host_scratch(op.kind, op.attributes)).max().unwrap_or(0);
+    let mut derived = parallel::each(program.ops().collect(), parallel::threads_for(all.len() as u64), |op| {
         let packed = op.inputs.get(1).and_then(|&tensor| operand(tensor));
-        derived.push(packed.and_then(|packed| weights(op.kind, op.attributes, packed)).map(Vec::into_boxed_slice));
-        scratch = scratch.max(host_scratch(op.kind, op.attributes));
-    }
+        packed.and_then(|packed| weights(op.kind, op.attributes, packed)).map(Vec::into_boxed_slice)
+    });
     if derived.iter().all(Option::is_none) {
         derived.clear();
     }
@@ -143,7 +143,7 @@ mod tests {
             }),
         };
         let model = Model { programs: vec![draft], weights: vec![weight], metadata: Vec::new() };
-        let built = build(model, &Options::default(), &mut |_| {}).unwrap();
+        let built = build(model, &Options::default()).unwrap();
         let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
         let (derived, scratch) = super::program(image.image().main());
         assert!(derived[0].is_some() && scratch > 0);

@@ -90,8 +90,9 @@ pub struct Draft {
     pub outputs: Vec<ValueId>,
 }
 
-/// Writes a weight's bytes, in the layout that its op wants, into the image. Called once; fails with a message.
-pub type Pack = Box<dyn FnOnce(&mut [u8]) -> Result<(), String>>;
+/// Writes a weight's bytes, in the layout that its op wants, into the image. Called once, by any
+/// thread; fails with a message.
+pub type Pack = Box<dyn FnOnce(&mut [u8]) -> Result<(), String> + Send>;
 
 /// A weight, not yet packed: it goes from the mapped file straight into the image.
 pub struct Weight {

@@ -9,6 +9,7 @@ pub mod derive;
 pub mod draft;
 pub mod live;
 pub mod pack;
+mod parallel;
 pub mod place;
 #[cfg(test)]
 mod tests;
@@ -127,12 +128,12 @@ impl fmt::Display for PlanError {
 
 impl core::error::Error for PlanError {}
 
-/// Builds an image of a model. `packed` is called after each weight, with the number of bytes packed so far.
+/// Builds an image of a model; a host packs its weights on all its cores.
 ///
 /// # Errors
 /// Where a draft contradicts itself, an op's record does not fit its operands, a weight can't be packed, or a limit of the
 /// format is exceeded.
-pub fn build(model: Model, options: &Options, packed: &mut dyn FnMut(u64)) -> Result<Built, PlanError> {
+pub fn build(model: Model, options: &Options) -> Result<Built, PlanError> {
     let alignment = options.alignment;
     if !alignment.is_power_of_two() || !(MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
         return Err(PlanError::Program(format!("an alignment of {alignment} is not a power of two from 8 to 4096")));
@@ -153,17 +154,29 @@ pub fn build(model: Model, options: &Options, packed: &mut dyn FnMut(u64)) -> Re
     // Before the weights are packed: an op that does not fit its operands is found without reading a large file.
     Image::without_hashes(&image).map_err(|e| explain(&drafts, e))?;
 
-    let bytes = write::weights_mut(&mut image);
-    for (weight, offset) in weights.into_iter().zip(offsets) {
-        let Some(offset) = offset else { continue };
-        let room = bytes.get_mut(offset as usize..(offset + weight.bytes) as usize);
-        let room = room.ok_or_else(|| PlanError::Program(format!("weight \"{}\" is too large", weight.name)))?;
-        (weight.pack)(room).map_err(|what| PlanError::Program(format!("weight \"{}\": {what}", weight.name)))?;
-        report.weight_bytes += weight.bytes;
-        packed(report.weight_bytes);
-    }
+    report.weight_bytes = pack(weights, &offsets, write::weights_mut(&mut image))?;
     write::seal(&mut image);
     Ok(Built { image, report })
+}
+
+/// Packs each weight that has a place, and says how many bytes they are. Places ascend, as [`weight_offsets`] gives them.
+fn pack(weights: Vec<Weight>, offsets: &[Option<u64>], bytes: &mut [u8]) -> Result<u64, PlanError> {
+    let (mut rest, mut start, mut total, mut jobs) = (bytes, 0u64, 0, Vec::new());
+    for (weight, offset) in weights.into_iter().zip(offsets) {
+        let Some(offset) = *offset else { continue };
+        let room = (offset - start) as usize..(offset - start + weight.bytes) as usize;
+        if room.end > rest.len() {
+            return Err(PlanError::Program(format!("weight \"{}\" is too large", weight.name)));
+        }
+        let (to, behind) = rest.split_at_mut(room.end);
+        (rest, start, total) = (behind, offset + weight.bytes, total + weight.bytes);
+        jobs.push((weight, &mut to[room.start..]));
+    }
+    let done = parallel::each(jobs, parallel::threads_for(total), |(weight, to)| {
+        (weight.pack)(to).map_err(|what| PlanError::Program(format!("weight \"{}\": {what}", weight.name)))
+    });
+    done.into_iter().collect::<Result<Vec<()>, _>>()?;
+    Ok(total)
 }
 
 /// Finds the op that an error of the image's check speaks of.

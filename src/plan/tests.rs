@@ -221,7 +221,7 @@ fn model(d: &Draft) -> Model {
 }
 
 fn built(d: &Draft, alignment: u32) -> Built {
-    build(model(d), &Options { alignment }, &mut |_| ()).unwrap()
+    build(model(d), &Options { alignment }).unwrap()
 }
 
 proptest! {
@@ -332,7 +332,7 @@ fn a_session_says_what_is_wrong() {
 
 #[test]
 fn drafts_that_contradict_themselves_are_refused() {
-    let refuse = |d: Draft| build(model(&d), &Options::default(), &mut |_| ()).unwrap_err();
+    let refuse = |d: Draft| build(model(&d), &Options::default()).unwrap_err();
     let mut unwritten = chain(false);
     unwritten.ops.swap(0, 1);
     assert!(matches!(refuse(unwritten), PlanError::Op { what, .. } if what.contains("\"a\"")));

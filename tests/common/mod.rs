@@ -97,7 +97,7 @@ pub fn image() -> Built {
     };
     let weights = vec![weight("conv.weight", 27 * 16), weight("dense.weight", 144 * 16)];
     let model = Model { programs: vec![main], weights, metadata: vec![("kiln.test".into(), "a value".into())] };
-    plan::build(model, &plan::Options::default(), &mut |_| ()).expect("the model is sound")
+    plan::build(model, &plan::Options::default()).expect("the model is sound")
 }
 
 /// x `[4][6]` -> the three largest of each row and where they were -> those places gathered from x, and added to it at
@@ -186,5 +186,5 @@ pub fn indexed() -> Built {
         places("pictures", DType::I64, &[0; 6]),
     ];
     let model = Model { programs: vec![main], weights, metadata: vec![] };
-    plan::build(model, &plan::Options::default(), &mut |_| ()).expect("the model is sound")
+    plan::build(model, &plan::Options::default()).expect("the model is sound")
 }

@@ -21,7 +21,7 @@ fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
     let graph = built(model).unwrap().graph;
     let lowered = lower::lower(graph, &lower::Options::default()).unwrap();
     assert!(lowered.externs.is_empty(), "{:?}", lowered.externs);
-    let built = plan::build(lowered.model, &plan::Options::default(), &mut |_| ()).unwrap();
+    let built = plan::build(lowered.model, &plan::Options::default()).unwrap();
     let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
     let mut session = OwnedSession::new(image, None, ops::set(Isa::Scalar).unwrap(), vec![], 0).unwrap();
     session.input_bytes("x").unwrap().copy_from_slice(x);
