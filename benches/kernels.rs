@@ -80,7 +80,7 @@ impl Case {
         let model = Model { programs: vec![draft], weights, metadata: vec![] };
         let built = build(model, &Options::default()).expect("an op whose operands fit");
         let image = Arc::new(OwnedImage::new(Box::new(built.image), false, None).expect("an image"));
-        let (derived, scratch) = if self.derived { derive::program(image.image().main()) } else { (vec![], 0) };
+        let (derived, scratch) = if self.derived { derive::program(image.image().main(), false) } else { (vec![], 0) };
         assert!(self.derived != derived.is_empty(), "{}: no weights were derived", self.name);
         let set = ops::set(isa).expect("an instruction set that was detected");
         let mut session = OwnedSession::new(image, None, set, derived, scratch).expect("a session");

@@ -37,11 +37,14 @@ pub struct Options {
     /// Threads that a session of [`Model::session`] and [`Model::session_for`] runs on, from 1 to [`MOST_THREADS`]; answers have
     /// the same bits whatever their number. See [`Session::with_threads`](crate::Session::with_threads).
     pub threads: usize,
+    /// Sessions keep no transformed weights beside those of the image: less memory (by up to four times the weights of 3x3
+    /// convolutions), at the price of time.
+    pub lean: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { isa: None, symbols: BTreeMap::new(), stream: false, alignment: 64, threads: 1 }
+        Options { isa: None, symbols: BTreeMap::new(), stream: false, alignment: 64, threads: 1, lean: false }
     }
 }
 
@@ -134,16 +137,16 @@ impl Compiled {
     }
 
     /// A session, of the program of this name or else of the first. Weights that only a host has
-    /// ([`derive`](plan::derive)) are derived here.
+    /// ([`derive`](plan::derive)) are derived here, unless it is to be `lean`.
     ///
     /// # Errors
     /// [`ModelError::Core`] when there is no such program, or `isa` is not available.
-    pub fn session(&self, program: Option<&str>, isa: Isa) -> Result<OwnedSession, ModelError> {
+    pub fn session(&self, program: Option<&str>, isa: Isa, lean: bool) -> Result<OwnedSession, ModelError> {
         let set = ops::set(isa)?;
         let image = self.image.image();
         let of = program.map_or(Ok(image.main()), |name| image.program(name))?;
         // The scalar path is the reference: it takes the direct sums.
-        let (derived, scratch) = if isa == Isa::Scalar { (Vec::new(), 0) } else { plan::derive::program(of) };
+        let (derived, scratch) = if isa == Isa::Scalar { (Vec::new(), 0) } else { plan::derive::program(of, lean) };
         Ok(OwnedSession::new(self.image.clone(), program, set, derived, scratch)?)
     }
 }
@@ -160,6 +163,7 @@ pub struct Model {
     source: Source,
     isa: Isa,
     threads: usize,
+    lean: bool,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     metadata: Vec<(String, String)>,
@@ -198,7 +202,7 @@ impl Model {
         let path = path.as_ref().to_path_buf();
         let isa = options.isa.unwrap_or_else(Isa::detect);
         ops::set(isa)?;
-        let threads = options.threads;
+        let (threads, lean) = (options.threads, options.lean);
         if !(1..=MOST_THREADS).contains(&threads) {
             return Err(ModelError::Call(format!("the number of threads must be from 1 to {MOST_THREADS}, not {threads}")));
         }
@@ -237,7 +241,7 @@ impl Model {
                 return Err(ModelError::Format { path, what: what.into() });
             }
         };
-        Ok(Model { path, source, isa, threads, inputs, outputs, metadata })
+        Ok(Model { path, source, isa, threads, lean, inputs, outputs, metadata })
     }
 
     /// The file.
@@ -296,7 +300,16 @@ impl Model {
     /// [`ModelError::Call`] when the inputs do not fit the model, or a size is open; [`ModelError::Node`] when a node can't be
     /// compiled.
     pub fn session_for(&self, given: &[Given]) -> Result<OwnedSession, ModelError> {
-        Ok(self.compiled(given)?.session(None, self.isa)?.with_threads(self.threads)?)
+        let compiled = self.compiled(given)?;
+        self.session_of(&compiled)
+    }
+
+    /// A session of what [`Model::compiled`] gave.
+    ///
+    /// # Errors
+    /// [`ModelError::Core`] when a thread can't be started.
+    pub fn session_of(&self, compiled: &Compiled) -> Result<OwnedSession, ModelError> {
+        Ok(compiled.session(None, self.isa, self.lean)?.with_threads(self.threads)?)
     }
 
     /// The model made ready for these inputs, as [`Model::session_for`] says.

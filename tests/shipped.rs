@@ -67,8 +67,9 @@ fn arenas_are_near_the_least_and_runs_allocate_nothing() {
         assert_eq!(report["extern_nodes"].as_array().map(Vec::len), Some(0), "{name}");
         let (arena, live) = (number(&report, "arena_bytes"), number(&report, "live_bytes"));
         assert!(live > 0.0 && arena <= 1.15 * live, "{name}: arena {arena}, live {live}");
-        for threads in ["1", "3"] {
-            let done = kiln(&["bench", &model, "--inputs", &inputs, "--seconds", "0.05", "--json", "--threads", threads]);
+        for (threads, lean) in [("1", None), ("3", None), ("1", Some("--lean"))] {
+            let call = ["bench", &model, "--inputs", &inputs, "--seconds", "0.05", "--json", "--threads", threads];
+            let done = kiln(&call.into_iter().chain(lean).collect::<Vec<_>>());
             let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
             assert!(number(&report, "runs") > 0.0);
             assert_eq!(report["threads"].to_string(), threads, "{name}");

@@ -3,7 +3,7 @@
 use super::engine::{Engine, Port, Session};
 use super::feed::{self, Inputs};
 use super::run::duration;
-use super::{Failure, IsaArgs, ModelArgs, Result, ThreadArgs, npz, progress};
+use super::{Failure, HostArgs, IsaArgs, ModelArgs, Result, npz, progress};
 use clap::Args;
 use serde_json::json;
 use std::io::{BufRead, Write};
@@ -27,7 +27,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     isa: IsaArgs,
     #[command(flatten)]
-    threads: ThreadArgs,
+    host: HostArgs,
     /// Inputs: arrays by tensor name
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
@@ -56,7 +56,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
     let given = args.inputs.as_ref().map(|path| npz::read_npz(path)).transpose()?;
     let base = resident_kib();
     let start = Instant::now();
-    let engine = Engine::open_on(&args.model, &args.isa, &args.threads)?;
+    let engine = Engine::open_on(&args.model, &args.isa, &args.host)?;
     let inputs = match given {
         Some(inputs) => inputs,
         None => {
@@ -97,7 +97,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
     let (median, min, p95) = (at(0.5), times[0], at(0.95));
     if args.json {
         let report = json!({
-            "median_ns": median, "min_ns": min, "p95_ns": p95, "runs": times.len(), "threads": args.threads.threads, "isa": session.isa().name(),
+            "median_ns": median, "min_ns": min, "p95_ns": p95, "runs": times.len(), "threads": args.host.threads, "isa": session.isa().name(),
             "load_ns": load.as_nanos() as u64, "arena_bytes": session.arena_bytes(), "allocations": allocated,
         });
         writeln!(out, "{report}")?;
@@ -110,7 +110,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
             time(min),
             time(p95),
             times.len(),
-            super::threads(args.threads.threads),
+            super::threads(args.host.threads),
             session.isa().name()
         )?;
         writeln!(

@@ -1,7 +1,7 @@
 //! A model as the commands use it: arrays by name in, arrays by name out.
 
 use super::array::{Array, shape};
-use super::{Failure, IsaArgs, ModelArgs, Result, ThreadArgs, feed};
+use super::{Failure, HostArgs, IsaArgs, ModelArgs, Result, feed};
 use crate::exec::{Budget, OwnedSession};
 use crate::kernels::Isa;
 use crate::model::{Compiled, Dim, Given, Model, Options};
@@ -46,9 +46,10 @@ impl Engine {
         Engine::open_with(args, Options { isa, ..Options::default() })
     }
 
-    /// Opens a model to run it on so many threads.
-    pub fn open_on(args: &ModelArgs, isa: &IsaArgs, threads: &ThreadArgs) -> Result<Engine> {
-        Engine::open_with(args, Options { isa: isa.isa, threads: threads.threads as usize, ..Options::default() })
+    /// Opens a model to run it with so many threads and so much memory.
+    pub fn open_on(args: &ModelArgs, isa: &IsaArgs, host: &HostArgs) -> Result<Engine> {
+        let (threads, lean) = (host.threads as usize, host.lean);
+        Engine::open_with(args, Options { isa: isa.isa, threads, lean, ..Options::default() })
     }
 
     /// Opens a model; `options` with the symbols of the command line.
@@ -93,7 +94,7 @@ impl Engine {
     pub fn session(&self, inputs: &[(String, Array)]) -> Result<Session> {
         feed::check(&self.inputs, inputs)?;
         let compiled = self.compiled(inputs)?;
-        let session = compiled.session(None, self.model.isa())?.with_threads(self.model.threads())?;
+        let session = self.model.session_of(&compiled)?;
         Ok(Session { session, compiled, isa: self.model.isa() })
     }
 }

@@ -3,7 +3,7 @@
 use super::array::{Array, shape};
 use super::engine::{Engine, Session};
 use super::feed::{self, Inputs, Maker};
-use super::{Failure, IsaArgs, ModelArgs, Result, ThreadArgs, npz, pair, progress};
+use super::{Failure, HostArgs, IsaArgs, ModelArgs, Result, npz, pair, progress};
 use crate::frontend::{Frontend, top_k};
 use crate::tensor::DType;
 use clap::Args;
@@ -28,7 +28,7 @@ pub struct RunArgs {
     #[command(flatten)]
     isa: IsaArgs,
     #[command(flatten)]
-    threads: ThreadArgs,
+    host: HostArgs,
     /// A text, or the path of a picture (PNG, JPEG, BMP, PNM) or a WAV file, as the model wants
     #[arg(value_name = "TEXT|PICTURE|SOUND", conflicts_with = "each")]
     given: Option<String>,
@@ -54,7 +54,7 @@ pub struct RunArgs {
 
 /// Runs the command.
 pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<u8> {
-    let engine = Engine::open_on(&args.model, &args.isa, &args.threads)?;
+    let engine = Engine::open_on(&args.model, &args.isa, &args.host)?;
     if let Some(path) = &args.each {
         return each(&engine, path, out);
     }

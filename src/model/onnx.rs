@@ -21,7 +21,7 @@ const KEPT: usize = 4;
 const STEPS: i64 = 8;
 
 /// From this many bytes on, pages of a mapped file are given back while its weights are packed.
-const LARGE: usize = 16 << 20;
+const LARGE: usize = 2 << 20;
 
 /// What a compiled form depends on: shapes of inputs, and values of those that decide shapes.
 #[derive(Clone, PartialEq)]
@@ -165,7 +165,7 @@ fn releasing<T>(maps: &[Arc<memmap2::Mmap>], work: impl FnOnce() -> T) -> T {
         scope.spawn(|| {
             while !done.load(Relaxed) {
                 maps.iter().for_each(|m| mapped::release(m));
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(2));
             }
         });
         let result = work();

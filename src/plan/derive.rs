@@ -16,15 +16,19 @@ use alloc::vec::Vec;
 use zerocopy::FromBytes;
 
 /// The derived weights of a program's ops, one entry per op, and the bytes of scratch memory that a session needs to use
-/// them, and others' faster ways; nothing and 0 where there are none.
-pub fn program(program: Program<'_>) -> (Vec<Derived>, usize) {
+/// them, and others' faster ways; nothing and 0 where there are none. A `lean` one derives no weights.
+pub fn program(program: Program<'_>, lean: bool) -> (Vec<Derived>, usize) {
     let all = program.weights();
     let operand = |tensor: u32| {
         let t = program.tensors().get(tensor as usize)?;
         let bytes = all.get(t.offset as usize..)?.get(..t.bytes as usize)?;
         (t.place == Place::Weights as u8).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()
     };
-    let scratch = program.ops().map(|op| host_scratch(op.kind, op.attributes)).max().unwrap_or(0);
+    let scratch = program.ops().map(|op| host_scratch(op.kind, op.attributes, lean)).max().unwrap_or(0);
+    let scratch = if scratch > program.scratch_bytes() as u64 { scratch as usize } else { 0 };
+    if lean {
+        return (Vec::new(), scratch);
+    }
     let mut derived = parallel::each(program.ops().collect(), parallel::threads_for(all.len() as u64), |op| {
         let packed = op.inputs.get(1).and_then(|&tensor| operand(tensor));
         packed.and_then(|packed| weights(op.kind, op.attributes, packed)).map(Vec::into_boxed_slice)
@@ -32,7 +36,7 @@ pub fn program(program: Program<'_>) -> (Vec<Derived>, usize) {
     if derived.iter().all(Option::is_none) {
         derived.clear();
     }
-    (derived, if scratch > program.scratch_bytes() as u64 { scratch as usize } else { 0 })
+    (derived, scratch)
 }
 
 /// The derived weights of an op, if it has any: of its kind, attributes and weights as the image stores them.
@@ -61,11 +65,11 @@ pub fn weights(kind: OpKind, attributes: &[u8], packed: &[f32]) -> Option<Vec<f3
 }
 
 /// Bytes of scratch memory with which an op runs best on a host: what its record asks for, and more for an op that has
-/// derived weights, or copies its map.
-pub fn host_scratch(kind: OpKind, attributes: &[u8]) -> u64 {
+/// derived weights (unless it is `lean`), or copies its map.
+pub fn host_scratch(kind: OpKind, attributes: &[u8], lean: bool) -> u64 {
     let needed = program::scratch(kind, attributes).unwrap_or(0);
     let Some(g) = conv(kind, attributes) else { return needed };
-    let derived = Scheme::of(g).map_or(0, |scheme| scheme.scratch(g));
+    let derived = Scheme::of(g).filter(|_| !lean).map_or(0, |scheme| scheme.scratch(g));
     let copied = if shallow::suits(g) { shallow::scratch(g) } else { 0 };
     needed.max(4 * derived.max(copied) as u64)
 }
@@ -145,7 +149,7 @@ mod tests {
         let model = Model { programs: vec![draft], weights: vec![weight], metadata: Vec::new() };
         let built = build(model, &Options::default()).unwrap();
         let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
-        let (derived, scratch) = super::program(image.image().main());
+        let (derived, scratch) = super::program(image.image().main(), false);
         assert!(derived[0].is_some() && scratch > 0);
         let set = ops::set(Isa::detect()).unwrap();
         let run = |derived, scratch| {
@@ -156,7 +160,9 @@ mod tests {
             session.run().unwrap();
             session.output::<f32>("y").unwrap().to_vec()
         };
-        let (plain, winograd) = (run(Vec::new(), 0), run(derived, scratch));
+        let (nothing, little) = super::program(image.image().main(), true);
+        assert!(nothing.is_empty() && little == 0, "a lean one derives nothing");
+        let (plain, winograd) = (run(nothing, little), run(derived, scratch));
         assert!(plain != winograd, "the derived weights were not used");
         for (a, b) in plain.iter().zip(&winograd) {
             assert!((a - b).abs() < 2e-5, "{a} and {b}");

@@ -9,7 +9,7 @@ mod report;
 
 use super::engine::{Engine, Session};
 use super::feed::{self, Inputs};
-use super::{IsaArgs, ModelArgs, Result, ThreadArgs, npz, progress};
+use super::{HostArgs, IsaArgs, ModelArgs, Result, npz, progress};
 use crate::ModelError;
 use crate::kernels::probe;
 use clap::Args;
@@ -34,7 +34,7 @@ pub struct ProfileArgs {
     #[command(flatten)]
     isa: IsaArgs,
     #[command(flatten)]
-    threads: ThreadArgs,
+    host: HostArgs,
     /// Inputs: arrays by tensor name
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
@@ -76,7 +76,7 @@ struct Measured {
 /// Runs the command.
 pub fn run(args: &ProfileArgs, out: &mut dyn Write) -> Result<u8> {
     let given = args.inputs.as_ref().map(|path| npz::read_npz(path)).transpose()?;
-    let engine = Engine::open_on(&args.model, &args.isa, &args.threads)?;
+    let engine = Engine::open_on(&args.model, &args.isa, &args.host)?;
     let inputs = match given {
         Some(inputs) => inputs,
         None => {
@@ -88,7 +88,7 @@ pub fn run(args: &ProfileArgs, out: &mut dyn Write) -> Result<u8> {
     let mut session = engine.session(&inputs)?;
     let measured = measure(&mut session, &inputs, args.seconds)?;
     let name = args.model.model.display().to_string();
-    let profile = report::Profile::new(name, session.isa(), args.threads.threads, &compiled, measured);
+    let profile = report::Profile::new(name, session.isa(), args.host.threads, &compiled, measured);
     if let Some(path) = &args.trace {
         write(path, &profile.trace().to_string())?;
     }
