@@ -29,7 +29,13 @@ pub fn program(program: Program<'_>, lean: bool) -> (Vec<Derived>, usize) {
     if lean {
         return (Vec::new(), scratch);
     }
-    let mut derived = parallel::each(program.ops().collect(), parallel::threads_for(all.len() as u64), |op| {
+    // Threads are for what is derived: an image without any opens in less time than one takes to start.
+    let derives = program.ops().filter_map(|op| {
+        let g = conv(op.kind, op.attributes)?;
+        Some(4 * Scheme::of(g)?.weights(g) as u64)
+    });
+    let bytes = derives.sum();
+    let mut derived = parallel::each(program.ops().collect(), parallel::threads_for(bytes), |op| {
         let packed = op.inputs.get(1).and_then(|&tensor| operand(tensor));
         packed.and_then(|packed| weights(op.kind, op.attributes, packed)).map(Vec::into_boxed_slice)
     });
