@@ -267,8 +267,12 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
                             // A burst of the depth is one line of each row.
                             a.iter().for_each(|a| V::prefetch(a.wrapping_add(after)));
                         } else {
-                            let next = b.wrapping_add(panel * (W * V::LANES).div_ceil(PANEL));
-                            (0..n).for_each(|i| V::prefetch(next.wrapping_add(i * step)));
+                            // As many panels as the tile takes at a time.
+                            let panels = const { (W * V::LANES).div_ceil(PANEL) };
+                            for next in panels..2 * panels {
+                                let next = b.wrapping_add(panel * next);
+                                (0..n).for_each(|i| V::prefetch(next.wrapping_add(i * step)));
+                            }
                         }
                     }
                     a.iter_mut().for_each(|a| *a = a.add(n));
