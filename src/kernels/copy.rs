@@ -60,6 +60,18 @@ pub fn bytes(from: Src<'_, u8>, to: Dst<'_, u8>, bytes: usize) {
     unsafe { core::ptr::copy(from.pointer(), to.pointer(), bytes) }
 }
 
+/// Copies `N` bytes from one place to another: for elements that are moved one by one, without a call each.
+///
+/// # Panics
+/// If a span is shorter.
+#[inline(always)]
+pub fn item<const N: usize>(from: Src<'_, u8>, at: usize, to: Dst<'_, u8>, to_at: usize) {
+    let ends = (at.checked_add(N), to_at.checked_add(N));
+    assert!(ends.0.is_some_and(|end| end <= from.len()) && ends.1.is_some_and(|end| end <= to.len()));
+    // SAFETY: the asserts see to it that both items lie inside of their spans.
+    unsafe { to.pointer().add(to_at).cast::<[u8; N]>().write(from.pointer().add(at).cast::<[u8; N]>().read()) }
+}
+
 /// Panics unless all elements lie in `len`.
 fn assert_inside(axes: &[Axis], offset: usize, stride: impl Fn(&Axis) -> isize, len: usize) {
     let (mut low, mut high) = (offset as i64, offset as i64);

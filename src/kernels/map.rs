@@ -8,7 +8,7 @@
 //! * the last instruction writes to the output;
 //! * a program of one instruction over such inputs needs no register, and then tiles side by side are computed as one.
 //!
-//! A tile is a work unit; of programs over integers and `f64`, which go element by element, so many elements are.
+//! A tile is a work unit; of programs over `f64`, which go element by element, so many elements are.
 #![allow(unsafe_code)]
 
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
@@ -70,8 +70,8 @@ pub(super) fn assert_inside(dims: &[usize; MAP_RANK], strides: &[usize; MAP_RANK
 pub(super) struct Tile {
     pub offsets: [usize; MAX_REGISTERS],
     pub out: usize,
-    rows: usize,
-    columns: usize,
+    pub rows: usize,
+    pub columns: usize,
 }
 
 /// Some of the tiles of an index space, which are numbered in its order.
@@ -172,10 +172,10 @@ pub(super) fn elements_of(units: Range<usize>, elements: usize) -> Range<usize> 
     clamp(units.start.saturating_mul(TILE)..units.end.saturating_mul(TILE), elements)
 }
 
-/// The tile's size where registers are used: whole rows if they fit.
-fn tile_size(rows: usize, columns: usize) -> (usize, usize) {
-    let columns = columns.clamp(1, TILE);
-    ((TILE / columns).clamp(1, rows.max(1)), columns)
+/// The tile's size where registers of so many elements are used: whole rows if they fit.
+pub(super) fn tile_size(dims: &[usize; MAP_RANK], register: usize) -> (usize, usize) {
+    let columns = dims[COLUMN].clamp(1, register);
+    ((register / columns).clamp(1, dims[ROW].max(1)), columns)
 }
 
 /// One instruction over a tile: `to[r][c] = f(arguments)`, for a unary function over rows.
@@ -502,7 +502,7 @@ impl MapF32<'_> {
         let (rows, columns) = (self.dims[MAP_RANK - 2], self.dims[MAP_RANK - 1]);
         let join = self.needs_no_register();
         let size = if !join {
-            tile_size(rows, columns)
+            tile_size(&self.dims, TILE)
         } else if rows <= 1 || columns >= LONG {
             (1, ELEMENTS)
         } else {
@@ -514,211 +514,5 @@ impl MapF32<'_> {
             unsafe { self.tile::<B>(&tile) }
         }
         count
-    }
-}
-
-/// Evaluates a program in the `i64` domain: integers and booleans, one at a time.
-#[derive(Clone, Copy, Debug)]
-pub struct MapI64<'a> {
-    /// As in [`MapF32`].
-    pub dims: [usize; MAP_RANK],
-    /// Inputs, of integer types or booleans.
-    pub inputs: &'a [Input<'a>],
-    /// As in [`MapF32`].
-    pub instructions: &'a [Instruction],
-    /// As in [`MapF32`].
-    pub result: usize,
-    /// As in [`MapF32`].
-    pub output: Dst<'a, u8>,
-    /// Its element type; stores wrap.
-    pub dtype: DType,
-}
-
-impl MapI64<'_> {
-    /// Evaluates these of its units; gives how many there are.
-    ///
-    /// # Panics
-    /// If inputs or output are too short.
-    pub fn run(self, units: Range<usize>) -> usize {
-        for input in self.inputs {
-            assert_inside(&self.dims, &input.strides, input.dtype.size(), input.data.len());
-        }
-        let elements: usize = self.dims.iter().product();
-        assert!(elements * self.dtype.size() <= self.output.len() && self.inputs.len() <= MAX_REGISTERS);
-        for tile in Tiles::new(self.dims, self.inputs, (1, 1), false, elements_of(units, elements)) {
-            let mut values = [0i64; MAX_REGISTERS];
-            for ((v, input), &offset) in values.iter_mut().zip(self.inputs).zip(&tile.offsets) {
-                // SAFETY: the offset is inside of the input, whose extent was asserted above.
-                *v = unsafe { load_i64(input, offset) };
-            }
-            for step in self.instructions {
-                let [a, b, c] = [step.a, step.b, step.c].map(|r| values[r as usize % MAX_REGISTERS]);
-                values[step.to as usize % MAX_REGISTERS] = match step.class {
-                    Instruction::CONSTANT => (step.p[0] as u64 | (step.p[1] as u64) << 32) as i64,
-                    Instruction::UNARY => unary_i64(Unary::from_number(step.function as u32).unwrap_or(Unary::Identity), a),
-                    Instruction::BINARY => binary_i64(Binary::from_number(step.function as u32).unwrap_or(Binary::Add), a, b),
-                    _ => {
-                        if a != 0 {
-                            b
-                        } else {
-                            c
-                        }
-                    }
-                };
-            }
-            // SAFETY: the tile is inside of the output, whose extent was asserted above.
-            unsafe { store_i64(self.output, self.dtype, tile.out, values[self.result % MAX_REGISTERS]) };
-        }
-        elements.div_ceil(TILE)
-    }
-}
-
-/// # Safety
-/// The element lies inside of the input.
-unsafe fn load_i64(input: &Input<'_>, i: usize) -> i64 {
-    macro_rules! element {
-        ($t:ty) => {
-            // SAFETY: as the caller promises; tensors are aligned for their elements.
-            unsafe { input.data.pointer().cast::<$t>().add(i).read() as i64 }
-        };
-    }
-    match input.dtype {
-        DType::I8 => element!(i8),
-        DType::I16 => element!(i16),
-        DType::I32 => element!(i32),
-        DType::I64 => element!(i64),
-        DType::U8 => element!(u8),
-        DType::U16 => element!(u16),
-        DType::U32 => element!(u32),
-        DType::U64 => element!(u64),
-        DType::Bool => (element!(u8) != 0) as i64,
-        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => 0, // `check` rejects them
-    }
-}
-
-/// # Safety
-/// The element lies inside of the output.
-unsafe fn store_i64(output: Dst<'_, u8>, dtype: DType, i: usize, v: i64) {
-    macro_rules! element {
-        ($t:ty, $v:expr) => {
-            // SAFETY: as the caller promises; tensors are aligned for their elements.
-            unsafe { output.pointer().cast::<$t>().add(i).write($v) }
-        };
-    }
-    match dtype {
-        DType::I8 | DType::U8 => element!(u8, v as u8),
-        DType::I16 | DType::U16 => element!(u16, v as u16),
-        DType::I32 | DType::U32 => element!(u32, v as u32),
-        DType::I64 | DType::U64 => element!(i64, v),
-        DType::Bool => element!(u8, (v != 0) as u8),
-        DType::F32 => element!(f32, v as f32),
-        DType::F64 => element!(f64, v as f64),
-        DType::F16 => element!(u16, f32_to_f16(v as f32)),
-        DType::BF16 => element!(u16, f32_to_bf16(v as f32)),
-    }
-}
-
-/// A [`Unary`] function of an integer; those that [`Unary::on_integers`] excludes give `x`.
-fn unary_i64(f: Unary, x: i64) -> i64 {
-    match f {
-        Unary::Neg => x.wrapping_neg(),
-        Unary::Abs => x.wrapping_abs(),
-        Unary::Sign => x.signum(),
-        Unary::Square => x.wrapping_mul(x),
-        Unary::Not => (x == 0) as i64,
-        Unary::BitNot => !x,
-        _ => x,
-    }
-}
-
-/// A [`Binary`] function of integers; those that [`Binary::on_integers`] excludes give `a`.
-pub(crate) fn binary_i64(f: Binary, a: i64, b: i64) -> i64 {
-    match f {
-        Binary::Add => a.wrapping_add(b),
-        Binary::Sub => a.wrapping_sub(b),
-        Binary::Mul => a.wrapping_mul(b),
-        Binary::Div => {
-            if b == 0 {
-                0
-            } else {
-                a.wrapping_div(b)
-            }
-        }
-        Binary::Rem => {
-            if b == 0 {
-                0
-            } else {
-                a.wrapping_rem(b)
-            }
-        }
-        Binary::Mod if b == 0 => 0,
-        Binary::Mod => {
-            let r = a.wrapping_rem(b);
-            if r != 0 && (r < 0) != (b < 0) { r.wrapping_add(b) } else { r }
-        }
-        Binary::Min => a.min(b),
-        Binary::Max => a.max(b),
-        Binary::Pow => pow_i64(a, b),
-        Binary::Equal => (a == b) as i64,
-        Binary::NotEqual => (a != b) as i64,
-        Binary::Less => (a < b) as i64,
-        Binary::LessEqual => (a <= b) as i64,
-        Binary::Greater => (a > b) as i64,
-        Binary::GreaterEqual => (a >= b) as i64,
-        Binary::And => (a != 0 && b != 0) as i64,
-        Binary::Or => (a != 0 || b != 0) as i64,
-        Binary::Xor => ((a != 0) != (b != 0)) as i64,
-        Binary::Prelu => {
-            if a < 0 {
-                a.wrapping_mul(b)
-            } else {
-                a
-            }
-        }
-        Binary::BitAnd => a & b,
-        Binary::BitOr => a | b,
-        Binary::BitXor => a ^ b,
-        Binary::ShiftLeft => {
-            if (0..64).contains(&b) {
-                a << b
-            } else {
-                0
-            }
-        }
-        Binary::ShiftRightSigned => a >> if (0..64).contains(&b) { b } else { 63 },
-        Binary::ShiftRight => {
-            if (0..64).contains(&b) {
-                (a as u64 >> b) as i64
-            } else {
-                0
-            }
-        }
-        Binary::Atan2 => a,
-    }
-}
-
-/// Wraps; a negative exponent truncates the quotient towards zero (0 to a negative power gives 0).
-fn pow_i64(a: i64, b: i64) -> i64 {
-    match (a, b) {
-        (1, _) => 1,
-        (-1, b) => {
-            if b & 1 == 0 {
-                1
-            } else {
-                -1
-            }
-        }
-        (_, b) if b < 0 => 0,
-        (a, b) => {
-            let (mut base, mut exponent, mut result) = (a, b, 1i64);
-            while exponent > 0 {
-                if exponent & 1 == 1 {
-                    result = result.wrapping_mul(base);
-                }
-                base = base.wrapping_mul(base);
-                exponent >>= 1;
-            }
-            result
-        }
     }
 }

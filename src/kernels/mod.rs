@@ -23,6 +23,7 @@ pub mod half;
 pub mod isa;
 pub mod map;
 pub mod map_f64;
+pub mod map_i64;
 pub mod math;
 pub mod pack;
 pub mod pool;

@@ -1,6 +1,6 @@
 //! Element-wise functions of one number, for constants. What is missing here is left to the program.
 
-use crate::kernels::map::binary_i64;
+use crate::kernels::map_i64::binary_i64;
 use crate::program::{Binary, Unary};
 
 /// A function of one value; `None` for those that are not worth evaluating early.

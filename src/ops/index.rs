@@ -2,24 +2,33 @@
 
 use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
-use crate::kernels::{Dst, copy};
+use crate::kernels::{Dst, Src, copy};
 use crate::program::cut::group;
 use crate::program::index::{Join, Scatter};
 use crate::program::{Index, OpKind, Rules};
 use crate::tensor::{DType, Element, MAX_RANK};
 use core::ops::Range;
 
+/// Whether code may be spent on speed.
+const HOST: bool = cfg!(not(target_os = "none"));
+
 /// Calls `each` with the number of each of these tuples and the element of the table where its row starts.
-fn walk(
+fn walk(record: &Index, context: &Context<'_>, indices: u32, tuples: Range<usize>, each: impl FnMut(usize, usize)) -> Result<()> {
+    match context.dtype(indices) {
+        DType::I64 => walk_by(record, context.src::<i64>(indices), tuples, each),
+        _ => walk_by(record, context.src::<i32>(indices), tuples, each),
+    }
+}
+
+/// As [`walk`], by indices of this type.
+fn walk_by<T: Element + Into<i64>>(
     record: &Index,
-    context: &Context<'_>,
-    indices: u32,
+    indices: Src<'_, T>,
     tuples: Range<usize>,
     mut each: impl FnMut(usize, usize),
 ) -> Result<()> {
-    let wide = context.dtype(indices) == DType::I64;
-    let at = |i: usize| if wide { context.src::<i64>(indices).at(i) } else { context.src::<i32>(indices).at(i) as i64 };
     let (rank, depth) = (record.rank as usize, record.depth as usize);
+    let axes = (&record.sizes[..depth], &record.strides[..depth]);
     let mut place = [0u32; MAX_RANK];
     let mut base = 0usize;
     if tuples.start > 0 && !tuples.is_empty() {
@@ -32,13 +41,13 @@ fn walk(
     }
     for t in tuples {
         let mut start = base;
-        for k in 0..depth {
-            let (size, index) = (record.sizes[k] as i64, at(t * depth + k));
+        for (k, (&size, &stride)) in axes.0.iter().zip(axes.1).enumerate() {
+            let (size, index) = (size as i64, indices.at(t * depth + k).into());
             let index = if index < 0 { index.saturating_add(size) } else { index };
             if index < 0 || index >= size {
                 return Err(Error::new(Kind::Value, "an index is outside of the axis that it counts on"));
             }
-            start += index as usize * record.strides[k] as usize;
+            start += index as usize * stride as usize;
         }
         each(t, start);
         // The next place in the index space.
@@ -70,9 +79,13 @@ fn eval_gather_nd(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (from, to) = (context.src_bytes(op.needed_input(0)?), context.dst_bytes(op.needed_output(0)?));
     let (size, row) = (record.size as usize, record.row as usize * record.size as usize);
     let (count, each) = (all(record).len(), group(record.row as usize + record.depth as usize));
-    walk(record, context, op.needed_input(1)?, context.pieces(count, each), |t, start| {
-        copy::bytes(from.from(start * size), to.from(t * row), row);
-    })?;
+    let (indices, tuples) = (op.needed_input(1)?, context.pieces(count, each));
+    match row {
+        // Single numbers, as `gather` along an axis takes them. A device has one loop for all.
+        4 if HOST => walk(record, context, indices, tuples, |t, start| copy::item::<4>(from, start * size, to, t * 4)),
+        8 if HOST => walk(record, context, indices, tuples, |t, start| copy::item::<8>(from, start * size, to, t * 8)),
+        _ => walk(record, context, indices, tuples, |t, start| copy::bytes(from.from(start * size), to.from(t * row), row)),
+    }?;
     Ok(Units::any(count.div_ceil(each)))
 }
 

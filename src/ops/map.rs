@@ -2,8 +2,9 @@
 
 use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
-use crate::kernels::map::{Input, MapF32, MapI64};
+use crate::kernels::map::{Input, MapF32};
 use crate::kernels::map_f64::MapF64;
+use crate::kernels::map_i64::MapI64;
 use crate::kernels::{Backend, Src};
 use crate::program::map::{MAP_RANK, MAX_REGISTERS};
 use crate::program::{Domain, Map, OpKind, Rules};
@@ -38,7 +39,7 @@ fn eval<B: Backend, const WIDE: bool>(context: &Context<'_>, op: &Op<'_>) -> Res
     let result = map.result as usize;
     let units = context.range();
     Ok(Units::any(if WIDE && map.domain == Domain::I64 as u32 {
-        MapI64 { dims, inputs, instructions, result, output, dtype }.run(units)
+        MapI64 { dims, inputs, instructions, result, output, dtype, registers: context.scratch() }.run::<B>(units)
     } else if WIDE && map.domain == Domain::F64 as u32 {
         MapF64 { dims, inputs, instructions, result, output, dtype }.run(units)
     } else {
@@ -279,6 +280,67 @@ mod tests {
             let case = Case { record: &map, tail: &tail, inputs, outputs: vec![Some(blank::<i64>(6))], shared: Vec::new() };
             let got = case.run(entry::<crate::kernels::portable::Scalar>()).unwrap();
             assert_eq!(got[0].to::<i64>(), want, "{f:?} ({:?})", Isa::Scalar);
+        }
+    }
+
+    #[test]
+    fn integers_by_vectors_are_those_one_by_one() {
+        on_each_backend!(integers_on());
+    }
+
+    fn integers_on<B: Backend>() {
+        use crate::kernels::map_i64::one;
+        let mut random = Random::new(11);
+        for _ in 0..400 {
+            let sizes = [1usize, 2, 3, 7, 8, 9, 40, 127, 128, 129, 300];
+            let dims = [sizes[random.below(7)], sizes[random.below(sizes.len())]];
+            // Dense, broadcast along an axis, transposed, one number.
+            let kinds = [[dims[1], 1], [1, 0], [0, 1], [1, dims[0]], [0, 0]];
+            let strides = [0; 3].map(|_| kinds[random.below(kinds.len())]);
+            let data = [0; 3].map(|_| {
+                let mut number = || match random.below(4) {
+                    0 => random.below(3) as i64 - 1,
+                    1 => random.below(200) as i64 - 100,
+                    2 => (random.below(1 << 30) as i64 - (1 << 29)) * 7919,
+                    _ => random.below(70) as i64,
+                };
+                (0..dims[0] * dims[1]).map(|_| number()).collect::<Vec<_>>()
+            });
+            let mut steps = vec![];
+            for to in 3..4 + random.below(4) {
+                let arguments = [0; 3].map(|_| random.below(to));
+                let (class, function) = match random.below(8) {
+                    0 => (0, 0),
+                    1 => (1, [Unary::Neg, Unary::Not, Unary::Abs, Unary::Square][random.below(4)] as u8),
+                    2 => (3, 0),
+                    _ => (2, Binary::ALL.iter().filter(|f| f.on_integers()).nth(random.below(25)).copied().unwrap() as u8),
+                };
+                steps.push(step(class, function, to, arguments, [1.5, -2.5]));
+            }
+            let result = 3 + random.below(steps.len());
+            let record = map(Domain::I64, &dims.map(|d| d as u32), 3, &steps, result);
+            let tail = tail(&strides.map(|s| [s[0] as i32, s[1] as i32, 0, 0, 0, 0]), &steps);
+            let narrow: Vec<i32> = data[1].iter().map(|&v| v as i32).collect();
+            let bytes: Vec<u8> = data[2].iter().map(|&v| v as u8).collect();
+            let mut want = vec![];
+            for e in 0..dims[0] * dims[1] {
+                let at = |i: usize| e / dims[1] * strides[i][0] + e % dims[1] * strides[i][1];
+                let mut registers = [0i64; MAX_REGISTERS];
+                (registers[0], registers[1], registers[2]) = (data[0][at(0)], narrow[at(1)] as i64, bytes[at(2)] as i64);
+                for s in &steps {
+                    registers[s.to as usize] = one(s, [s.a, s.b, s.c].map(|r| registers[r as usize]));
+                }
+                want.push(registers[result]);
+            }
+            let inputs = || vec![Some(tensor(&data[0])), Some(tensor(&narrow)), Some(tensor(&bytes))];
+            let run = |output: Tensor| {
+                let outputs = vec![Some(output)];
+                let case = Case { record: &record, tail: &tail, inputs: inputs(), outputs, shared: Vec::new() };
+                case.run(entry::<B>()).unwrap().remove(0)
+            };
+            assert_eq!(run(blank::<i64>(want.len())).to::<i64>(), want, "{:?}: {dims:?} {steps:?}", B::ISA);
+            let wrapped: Vec<i32> = want.iter().map(|&v| v as i32).collect();
+            assert_eq!(run(blank::<i32>(want.len())).to::<i32>(), wrapped, "{:?}", B::ISA);
         }
     }
 

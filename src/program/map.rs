@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAP_RANK: usize = 6;
 /// Values that may be live in a map's program, inputs included.
 pub const MAX_REGISTERS: usize = 16;
-/// Elements that are computed at a time.
+/// Elements that are computed at a time, half as many of integers.
 pub const TILE: usize = 256;
 
 /// The numbers that a map computes in. Inputs are converted when loaded, results when stored.
@@ -381,9 +381,9 @@ impl Record for Map {
         Ok(())
     }
 
-    /// One tile per register; integers and `f64` are computed one at a time.
+    /// One tile per register, of integers half a one; `f64` are computed one at a time.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        if self.domain == Domain::F32 as u32 { 4 * self.registers as u64 * TILE as u64 } else { 0 }
+        if self.domain != Domain::F64 as u32 { 4 * self.registers as u64 * TILE as u64 } else { 0 }
     }
     /// Elements of a tile, or of a few rows of less than sixteen times as many.
     fn unit_work(&self, _tile: Tile) -> u64 {
