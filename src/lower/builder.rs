@@ -5,7 +5,7 @@ use super::layout::{Layout, join};
 use super::net::Net;
 use super::{ExternNode, OpReport};
 use crate::ModelError;
-use crate::graph::{Op, ValueId};
+use crate::graph::{Node, Op, ValueId};
 use crate::plan::draft::{self, Draft, OpDraft, Storage, Weight, WeightId};
 use crate::program::{self, OpKind, Record};
 use crate::tensor::{DType, MAX_RANK};
@@ -32,6 +32,16 @@ struct Home {
     whole: ValueId,
     axis: usize,
     start: usize,
+}
+
+/// A concat: its output, its axis, its inputs.
+type Joined = (ValueId, usize, Vec<ValueId>);
+
+fn joined(node: &Node) -> Option<Joined> {
+    match (&node.op, &node.outputs[..]) {
+        (Op::Concat { axis }, [Some(whole)]) => Some((*whole, *axis, node.inputs.iter().flatten().copied().collect())),
+        _ => None,
+    }
 }
 
 /// A point to go back to.
@@ -86,17 +96,30 @@ impl<'n> Builder<'n> {
         Ok(b)
     }
 
-    /// Values that ops may write straight into the output of a concat.
+    /// Values that ops may write straight into the output of a concat. The output of a concat is such a value, too, where another
+    /// one joins the same values and more (as each layer of a DenseNet joins all before it): then both are parts of one buffer.
     fn find_homes(&mut self) {
-        for node in &self.net.graph.nodes {
-            let (Op::Concat { axis }, [Some(whole)]) = (&node.op, &node.outputs[..]) else { continue };
+        let net = self.net;
+        let concats: Vec<_> = net.graph.nodes.iter().filter_map(joined).collect();
+        for &(whole, axis, ref inputs) in &concats {
             let mut start = 0;
-            for &v in node.inputs.iter().flatten() {
-                let free = self.net.producer(v).is_some() && !self.net.is_output(v) && !self.homes.contains_key(&v.0);
-                if free && node.inputs.iter().filter(|i| **i == Some(v)).count() == 1 {
-                    self.homes.insert(v.0, Home { whole: *whole, axis: *axis, start });
+            for &v in inputs {
+                let free = net.producer(v).is_some() && !net.is_output(v) && !self.homes.contains_key(&v.0);
+                if free && inputs.iter().filter(|i| **i == v).count() == 1 {
+                    self.homes.insert(v.0, Home { whole, axis, start });
                 }
-                start += self.net.dims(v)[*axis];
+                start += net.dims(v)[axis];
+            }
+            let part = |c: &Joined| {
+                let first = c.2.windows(inputs.len()).position(|run| run == inputs)?;
+                Some(Home { whole: c.0, axis, start: c.2[..first].iter().map(|&v| net.dims(v)[axis]).sum() })
+            };
+            let mut wider = concats.iter().filter(|c| c.1 == axis && c.2.len() > inputs.len());
+            if inputs.len() > 1
+                && !net.is_output(whole)
+                && let Some(home) = wider.find_map(part)
+            {
+                self.homes.entry(whole.0).or_insert(home);
             }
         }
     }

@@ -59,7 +59,7 @@ fn concat(b: &mut Builder<'_>, node: &Node, out: ValueId, axis: usize) -> Result
             Some(v) => b.view(v)?.layout.order(),
             None => (0..b.net.dims(out).len()).collect(),
         };
-        b.output(out, &order, false)?;
+        b.output(out, &order, true)?;
     }
     let whole = b.view(out)?;
     let mut start = 0;

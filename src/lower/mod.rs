@@ -38,6 +38,8 @@ mod scalar;
 mod spatial;
 mod stream;
 mod subpixel;
+#[cfg(test)]
+mod tests;
 mod unroll;
 mod wide;
 
