@@ -6,7 +6,7 @@
 //! the columns and brings the width.
 
 use super::builder::{Builder, View, word};
-use super::layout::merge;
+use super::layout::{Layout, merge};
 use super::net::Net;
 use crate::graph::{Node, Op, ValueId};
 use crate::program::{self, Binary, OpKind, Unary};
@@ -220,8 +220,13 @@ fn read(
 ) -> Result<(View, [u32; 3]), String> {
     let mut view = b.view(v)?;
     let place = axes.iter().position(|&a| a == inner).ok_or("an axis is missing")?;
-    let fits =
-        |view: &View| (view.layout.dims[place] == 1 || view.layout.strides[place] == 1) && joined(view, axes, rows).is_some();
+    // The record's rows don't overlap: those of a broadcast, or of windows, are copied.
+    let fits = |view: &View| {
+        let Layout { dims, strides, .. } = &view.layout;
+        let count: usize = rows.iter().filter_map(|r| axes.iter().position(|a| a == r)).map(|i| dims[i]).product();
+        let row = joined(view, axes, rows);
+        (dims[place] == 1 || strides[place] == 1) && row.is_some_and(|row| count <= 1 || row >= dims[place])
+    };
     if !fits(&view) {
         let letters = [batch, rows, &[inner]].concat();
         view = b.ordered(v, &order(axes, &letters))?;

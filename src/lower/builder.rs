@@ -203,6 +203,18 @@ impl<'n> Builder<'n> {
         }))
     }
 
+    /// A weight of `i32`s.
+    pub fn weight_i32(&mut self, name: &str, values: Vec<i32>) -> Result<draft::ValueId, String> {
+        let key = format!("{name} #{}", self.weights.len());
+        let dims = vec![word(values.len())?];
+        Ok(self.weight(&key, name, DType::I32, dims, 4 * values.len() as u64, move |to| {
+            for (to, v) in to.chunks_exact_mut(4).zip(&values) {
+                to.copy_from_slice(&v.to_le_bytes());
+            }
+            Ok(())
+        }))
+    }
+
     /// A value, dense, with the axes in this order: as it is, or a copy.
     pub fn ordered(&mut self, v: ValueId, order: &[usize]) -> Result<View, String> {
         if self.views[v.0].is_none() && self.net.constant(v).is_some() {

@@ -142,17 +142,15 @@ fn gather(b: &mut Builder<'_>, node: &Node, x: ValueId, out: ValueId, axis: usiz
     let index = node.inputs.get(1).copied().flatten().ok_or("no indices")?;
     let dims = net.dims(x).to_vec();
     if let Some(constant) = net.constant(index)
-        && let Some((start, step, len)) = progression(&constant.i64s(), dims[axis])
+        && let Some((start, steps)) = affine(&constant.i64s(), net.dims(index), dims[axis])
     {
-        // Known rows at equal distances are a view. The output has the index's axes in the place of `axis`.
+        // Known rows at equal distances, along each of the index's axes, are a view (also where windows overlap, as exports
+        // of `as_strided` have them). The output has the index's axes in the place of `axis`.
         let view = b.view(x)?;
-        let slice = view.layout.slice(axis, start, step, len);
-        let mut strides = slice.strides.clone();
-        let inner = Layout { offset: 0, dims: vec![len], strides: vec![slice.strides[axis]] };
-        let shape = net.dims(index).to_vec();
-        let split = inner.reshape(&shape).ok_or("a gather of another number of rows")?;
-        strides.splice(axis..axis + 1, split.strides);
-        let layout = Layout { offset: slice.offset, dims: net.dims(out).to_vec(), strides };
+        let stride = view.layout.strides[axis];
+        let mut strides = view.layout.strides.clone();
+        strides.splice(axis..axis + 1, steps.iter().map(|s| s * stride));
+        let layout = Layout { offset: view.layout.offset + start * stride, dims: net.dims(out).to_vec(), strides };
         if layout.dims.len() == layout.strides.len() {
             b.bind(out, view.with_layout(layout));
             return Ok(());
@@ -177,30 +175,49 @@ fn gather(b: &mut Builder<'_>, node: &Node, x: ValueId, out: ValueId, axis: usiz
     Ok(())
 }
 
-/// Start, step and length of indices into an axis of `n` that go up by equal steps.
-fn progression(indices: &[i64], n: usize) -> Option<(usize, usize, usize)> {
-    let at = |i: i64| usize::try_from(if i < 0 { i + n as i64 } else { i }).ok().filter(|&i| i < n);
-    let all: Vec<usize> = indices.iter().map(|&i| at(i)).collect::<Option<_>>()?;
+/// The first of these indices into an axis of `n`, and how much further each axis of their `shape` leads, if that is the same
+/// everywhere.
+fn affine(indices: &[i64], shape: &[usize], n: usize) -> Option<(usize, Vec<usize>)> {
+    let at = |&i: &i64| usize::try_from(if i < 0 { i + n as i64 } else { i }).ok().filter(|&i| i < n);
+    let all: Vec<usize> = indices.iter().map(at).collect::<Option<_>>()?;
     let first = *all.first()?;
-    let step = match all.get(1) {
-        Some(&second) => second.checked_sub(first).filter(|&s| s > 0)?,
-        None => 1,
-    };
-    all.windows(2).all(|w| w[0] + step == w[1]).then_some((first, step, all.len()))
+    let mut steps = vec![0; shape.len()];
+    let mut inner = 1; // elements of the index from one place along the axis to the next
+    for (step, &len) in steps.iter_mut().zip(shape).rev() {
+        if len > 1 {
+            *step = all[inner].checked_sub(first)?;
+            // Each block of the axes from this one on is the one inside of it, shifted.
+            let shifted = |k: usize| all[k] == all[k % inner] + k / inner * *step;
+            if !(0..inner * len).all(shifted) {
+                return None;
+            }
+        }
+        inner *= len;
+    }
+    Some((first, steps))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::progression;
+    use super::affine;
 
     #[test]
     fn rows_at_equal_distances() {
-        assert_eq!(progression(&[3], 5), Some((3, 1, 1)));
-        assert_eq!(progression(&[-1], 5), Some((4, 1, 1)));
-        assert_eq!(progression(&[0, 2, 4], 5), Some((0, 2, 3)));
-        assert_eq!(progression(&[0, 2, 3], 5), None);
-        assert_eq!(progression(&[2, 1], 5), None);
-        assert_eq!(progression(&[5], 5), None);
-        assert_eq!(progression(&[], 5), None);
+        assert_eq!(affine(&[3], &[1], 5), Some((3, vec![0])));
+        assert_eq!(affine(&[-1], &[], 5), Some((4, vec![])));
+        assert_eq!(affine(&[0, 2, 4], &[3], 5), Some((0, vec![2])));
+        assert_eq!(affine(&[1, 1, 1], &[3], 5), Some((1, vec![0])));
+        assert_eq!(affine(&[0, 2, 3], &[3], 5), None);
+        assert_eq!(affine(&[2, 1], &[2], 5), None);
+        assert_eq!(affine(&[5], &[1], 5), None);
+        assert_eq!(affine(&[], &[0], 5), None);
+    }
+
+    #[test]
+    fn overlapping_windows() {
+        assert_eq!(affine(&[1, 2, 3, 2, 3, 4], &[2, 3], 5), Some((1, vec![1, 1])));
+        assert_eq!(affine(&[0, 1, 4, 5, 2, 3, 6, 7], &[2, 1, 2, 2], 8), Some((0, vec![2, 0, 4, 1])));
+        assert_eq!(affine(&[0, 1, 4, 5, 2, 3, 6, 6], &[2, 1, 2, 2], 8), None);
+        assert_eq!(affine(&[0, 1, 4, 5, 2, 3, 7, 8], &[2, 1, 2, 2], 9), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::builder::{Builder, word};
 use super::layout::Layout;
+use super::net::Net;
 use crate::graph::{Node, Op, ValueId};
 use crate::program::index::Scatter;
 use crate::program::{Index, OpKind};
@@ -39,11 +40,17 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node, out: ValueId) -> Result<(),
         Op::ScatterNd { .. } => tuples(size, &dims, &places, 0)?,
         _ => return Err("no gather or scatter".into()),
     };
-    let (view, indices) = (b.row_major(table)?, b.row_major(index)?);
+    let (view, indices) = match runs(net, index, &record, dims.iter().product()) {
+        Some((joined, starts)) => {
+            record = joined;
+            (b.row_major(table)?, Some(b.weight_i32(&format!("{} rows", net.name(index)), starts)?))
+        }
+        None => (b.row_major(table)?, b.row_major(index).and_then(|v| b.operand(&v))?),
+    };
     let order: Vec<usize> = (0..net.dims(out).len()).collect();
     let (Op::ScatterElements { join, .. } | Op::ScatterNd { join }) = node.op else {
         let output = b.output(out, &order, false)?;
-        let (inputs, outputs) = (vec![b.operand(&view)?, b.operand(&indices)?], vec![b.operand(&output)?]);
+        let (inputs, outputs) = (vec![b.operand(&view)?, indices], vec![b.operand(&output)?]);
         b.push(OpKind::GatherNd, &record, &[], inputs, outputs, vec![], "rows by tuples of indices");
         return Ok(());
     };
@@ -51,7 +58,7 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node, out: ValueId) -> Result<(),
     let rows = b.row_major(rest.first().copied().flatten().ok_or("nothing to write")?)?;
     let output = b.output(out, &order, false)?;
     let in_place = if b.is_whole(&view) && b.is_whole(&output) { vec![0] } else { vec![] };
-    let inputs = vec![b.operand(&view)?, b.operand(&indices)?, b.operand(&rows)?];
+    let inputs = vec![b.operand(&view)?, indices, b.operand(&rows)?];
     let outputs = vec![b.operand(&output)?];
     b.push(OpKind::Scatter, &Scatter(record), &[], inputs, outputs, in_place, "written where indices say");
     Ok(())
@@ -76,4 +83,36 @@ fn tuples(size: u32, dims: &[usize], places: &[usize], batch: usize) -> Result<I
         record.strides[k] = word(strides[batch + k])?;
     }
     Ok(record)
+}
+
+/// The rows that constant tuples name, as few and as long as they can be, with the element where each starts: an export of an
+/// assignment to a slice names every element by a tuple, whole runs of which lie side by side. `None` where the tuples are
+/// not constant, or in several batches, or out of range, which the run reports.
+fn runs(net: &Net, index: ValueId, record: &Index, elements: usize) -> Option<(Index, Vec<i32>)> {
+    let (row, depth) = (record.row as usize, record.depth as usize);
+    // In one batch, tuples are the last axis of the places, or the only one.
+    let one_batch = record.rank == 2 && record.dims[0] == 1 && record.base[1] == 0;
+    if !one_batch || depth == 0 || record.dims[1] == 0 {
+        return None;
+    }
+    let axes = || record.sizes.iter().zip(&record.strides).take(depth);
+    let start = |tuple: &[i64]| -> Option<i32> {
+        let mut start = 0;
+        for (&i, (&size, &stride)) in tuple.iter().zip(axes()) {
+            let i = if i < 0 { i.checked_add(size as i64)? } else { i };
+            (0..size as i64).contains(&i).then_some(())?;
+            start += i as usize * stride as usize;
+        }
+        i32::try_from(start).ok()
+    };
+    let starts: Vec<i32> = net.constant(index)?.i64s().chunks_exact(depth).map(start).collect::<Option<_>>()?;
+    let follows = |pair: &[i32]| pair[0] as i64 + row as i64 == pair[1] as i64;
+    let first = 1 + starts.windows(2).take_while(|pair| follows(pair)).count();
+    let whole = starts.len() % first == 0 && starts.chunks_exact(first).all(|run| run.windows(2).all(follows));
+    let run = if whole { first } else { 1 };
+    let mut joined = Index::new(record.size, u32::try_from(row * run).ok()?);
+    (joined.rank, joined.depth, joined.join) = (1, 1, record.join);
+    joined.dims[0] = (starts.len() / run) as u32;
+    (joined.sizes[0], joined.strides[0]) = (u32::try_from(elements.checked_sub(row * run)? + 1).ok()?, 1);
+    Some((joined, starts.into_iter().step_by(run).collect()))
 }

@@ -3,9 +3,10 @@
 use super::{Options, lower};
 use crate::aligned::AlignedBytes;
 use crate::exec::Session;
-use crate::graph::{Graph, Node, Op, Value, ValueId, Window};
+use crate::graph::{Bytes, Graph, Node, Op, Value, ValueId, Window};
 use crate::kernels::Isa;
 use crate::program::OpKind;
+use crate::program::index::Join;
 use crate::tensor::DType;
 use crate::{Image, ops, plan};
 
@@ -39,6 +40,13 @@ impl Sketch {
         self.add(Op::MaxPool { window }, &[x], &dims)
     }
 
+    fn indices(&mut self, numbers: &[i64], dims: &[usize]) -> usize {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|i| i.to_le_bytes()).collect();
+        let constant = Some(Bytes::Owned(bytes.into()));
+        self.graph.values.push(Value { name: "indices".into(), dtype: DType::I64, dims: dims.to_vec(), constant });
+        self.graph.values.len() - 1
+    }
+
     fn concat(&mut self, inputs: &[usize]) -> usize {
         let mut dims = self.graph.values[inputs[0]].dims.clone();
         dims[1] = inputs.iter().map(|&v| self.graph.values[v].dims[1]).sum();
@@ -46,10 +54,16 @@ impl Sketch {
     }
 
     /// The number of copies in the program, and its answer where element i of the input is `i * 37 % 101`.
-    fn run(mut self) -> (usize, Vec<f32>) {
+    fn run(self) -> (usize, Vec<f32>) {
+        let (kinds, answer) = self.answer();
+        (kinds.iter().filter(|kind| **kind == OpKind::Copy).count(), answer)
+    }
+
+    /// The kinds of the program's ops, and its answer to the same input.
+    fn answer(mut self) -> (Vec<OpKind>, Vec<f32>) {
         self.graph.outputs = vec![ValueId(self.graph.values.len() - 1)];
         let lowered = lower(self.graph, &Options::default()).unwrap();
-        let copies = lowered.model.programs[0].ops.iter().filter(|op| op.kind == OpKind::Copy).count();
+        let kinds = lowered.model.programs[0].ops.iter().map(|op| op.kind).collect();
         let built = plan::build(lowered.model, &plan::Options::default()).unwrap();
         let image = Image::new(&built.image).unwrap();
         let mut arena = AlignedBytes::zeroed(image.main().arena_bytes(), 64);
@@ -57,7 +71,7 @@ impl Sketch {
         let numbers = (0..).map(|i| (i * 37 % 101) as f32);
         session.input::<f32>(0).unwrap().iter_mut().zip(numbers).for_each(|(x, v)| *x = v);
         session.run().unwrap();
-        (copies, session.output::<f32>(0).unwrap().to_vec())
+        (kinds, session.output::<f32>(0).unwrap().to_vec())
     }
 }
 
@@ -96,4 +110,50 @@ fn nested_concats_are_one_buffer() {
     let c = pooled(&[&a[..], &b].concat());
     let d = pooled(&[&a[..], &b, &c].concat());
     assert_eq!(got, pooled(&[a, b, c, d].concat()));
+}
+
+#[test]
+fn windows_that_a_constant_names_are_copied_not_gathered() {
+    // Three windows of four, two apart, of both rows of 8.
+    let mut net = Sketch::new(&[2, 8]);
+    let windows = net.indices(&[0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7], &[3, 4]);
+    net.add(Op::Gather { axis: 1 }, &[0, windows], &[2, 3, 4]);
+    let (kinds, got) = net.answer();
+    assert_eq!(kinds, [OpKind::Copy]);
+    let x = |row: usize, i: usize| ((row * 8 + i) * 37 % 101) as f32;
+    let want: Vec<f32> = (0..24).map(|i| x(i / 12, i / 4 % 3 * 2 + i % 4)).collect();
+    assert_eq!(got, want);
+}
+
+#[test]
+fn elements_that_constant_tuples_name_are_scattered_and_gathered_by_rows() {
+    // x[1..3, 2..5] = x[0..2, 0..3], element by element; then the places [1, 2], [2, -1], [0, 0].
+    let mut net = Sketch::new(&[3, 6]);
+    let (to, from): (Vec<i64>, Vec<i64>) = (0..2).flat_map(|r| (0..3).flat_map(move |c| [(r + 1, r), (c + 2, c)])).unzip();
+    let (to, from) = (net.indices(&to, &[2, 3, 2]), net.indices(&from, &[2, 3, 2]));
+    let part = net.add(Op::GatherNd { batch: 0 }, &[0, from], &[2, 3]);
+    let whole = net.add(Op::ScatterNd { join: Join::Replace }, &[0, to, part], &[3, 6]);
+    let places = net.indices(&[1, 2, 2, -1, 0, 0, 1, 4], &[4, 2]);
+    net.add(Op::GatherNd { batch: 0 }, &[whole, places], &[4]);
+    let lowered = lower(
+        {
+            let mut graph = net.graph.clone();
+            graph.outputs = vec![ValueId(graph.values.len() - 1)];
+            graph
+        },
+        &Options::default(),
+    )
+    .unwrap();
+    let program = &lowered.model.programs[0];
+    let tuples: Vec<u32> = program
+        .ops
+        .iter()
+        .filter(|op| matches!(op.kind, OpKind::Scatter | OpKind::GatherNd))
+        .map(|op| program.values[op.inputs[1].unwrap().0 as usize].dims.iter().product())
+        .collect();
+    // Two rows each of the first two, then four single elements.
+    assert_eq!(tuples, [2, 2, 4]);
+    let (_, got) = net.answer();
+    let x = |r: usize, c: usize| ((r * 6 + c) * 37 % 101) as f32;
+    assert_eq!(got, [x(0, 0), x(2, 5), x(0, 0), x(0, 2)]);
 }
