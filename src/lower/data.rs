@@ -22,7 +22,7 @@ pub(super) fn emit(b: &mut Builder<'_>, node: &Node, out: ValueId) -> Result<(),
             let (view, layout) = match view.layout.reshape(&dims) {
                 Some(layout) => (view, layout),
                 None => {
-                    let view = b.row_major(x)?;
+                    let view = b.dense(&view, &view.layout.order_for_reshape(&dims), b.net.name(x))?;
                     let layout = view.layout.reshape(&dims).ok_or("a reshape to another number of elements")?;
                     (view, layout)
                 }

@@ -6,6 +6,8 @@
 //! `[N, C, H, W]` and the strides of an NHWC map, element-wise ops keep the order of their input, and the next convolution
 //! finds what it wants. No transposes have to be inserted and cancelled.
 
+use std::ops::Range;
+
 /// Where the elements of a tensor lie, counted in elements. Strides are never negative.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -108,8 +110,39 @@ impl Layout {
             return Some(Layout { offset: self.offset, ..Layout::row_major(dims) });
         }
         let mut strides = vec![0; dims.len()];
+        for (old, new) in self.runs(dims)? {
+            let axes: Vec<(usize, usize)> = old.map(|i| (self.dims[i], self.strides[i])).collect();
+            let (_, mut stride) = merge(&axes)?;
+            for i in new.rev() {
+                strides[i] = stride;
+                stride *= dims[i];
+            }
+        }
+        Some(Layout { offset: self.offset, dims: dims.to_vec(), strides })
+    }
+
+    /// An order of the axes that lets a dense copy be [reshaped](Layout::reshape), and changes the least: axes that a reshape joins or
+    /// cuts are row-major, but channels that are last stay last.
+    pub fn order_for_reshape(&self, dims: &[usize]) -> Vec<usize> {
+        let row_major = (0..self.dims.len()).collect();
+        let Some(runs) = self.runs(dims).filter(|_| self.elements() > 0) else { return row_major };
+        let mut placed = Vec::new();
+        for (old, _) in runs {
+            let real = old.clone().filter(|&i| self.dims[i] != 1);
+            let far = real.map(|i| self.strides[i]).max().unwrap_or(usize::MAX);
+            if far == 0 {
+                return row_major; // repeated: nowhere in particular
+            }
+            placed.push((far, old));
+        }
+        placed.sort_by_key(|(far, _)| std::cmp::Reverse(*far));
+        placed.into_iter().flat_map(|(_, old)| old).collect()
+    }
+
+    /// Both shapes cut into the shortest runs of axes with equal products; none if they have another number of elements.
+    fn runs(&self, dims: &[usize]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+        let mut runs = Vec::new();
         let (mut a, mut b) = (0, 0);
-        // Both shapes are cut into the shortest runs of axes with equal products; within a run the old axes must be one.
         while a < self.dims.len() || b < dims.len() {
             let (first_a, first_b) = (a, b);
             let (mut old, mut new) = (1, 1);
@@ -130,14 +163,9 @@ impl Layout {
                     b += 1;
                 }
             }
-            let axes: Vec<(usize, usize)> = (first_a..a).map(|i| (self.dims[i], self.strides[i])).collect();
-            let (_, mut stride) = merge(&axes)?;
-            for i in (first_b..b).rev() {
-                strides[i] = stride;
-                stride *= dims[i];
-            }
+            runs.push((first_a..a, first_b..b));
         }
-        Some(Layout { offset: self.offset, dims: dims.to_vec(), strides })
+        Some(runs)
     }
 }
 
@@ -212,6 +240,22 @@ mod tests {
         assert!(x.reshape(&[6, 4]).is_none());
         let row = Layout::row_major(&[6, 4]);
         assert_eq!(walk(&row.reshape(&[2, 12]).unwrap()), walk(&row));
+    }
+
+    #[test]
+    fn a_copy_for_a_reshape_keeps_channels_last() {
+        // A channel shuffle: the halves of a map's channels are mixed.
+        let halves = Layout::dense(&[1, 8, 4, 5], &[0, 2, 3, 1]).reshape(&[1, 2, 4, 4, 5]).unwrap().transpose(&[0, 2, 1, 3, 4]);
+        let shape = [1, 8, 4, 5];
+        assert!(halves.reshape(&shape).is_none());
+        let order = halves.order_for_reshape(&shape);
+        assert_eq!(order, [0, 3, 4, 1, 2]);
+        assert!(Layout::dense(&halves.dims, &order).reshape(&shape).unwrap().is_dense(&[0, 2, 3, 1]));
+        // Pictures side by side: heads move out of the rows.
+        let heads = Layout::row_major(&[2, 5, 3, 4]).transpose(&[0, 2, 1, 3]);
+        assert_eq!(heads.order_for_reshape(&[6, 5, 4]), [0, 1, 2, 3]);
+        let repeated = Layout::row_major(&[3, 4]).broadcast(&[2, 3, 4]);
+        assert_eq!(repeated.order_for_reshape(&[2, 12]), [0, 1, 2]);
     }
 
     #[test]

@@ -157,3 +157,23 @@ fn elements_that_constant_tuples_name_are_scattered_and_gathered_by_rows() {
     let x = |r: usize, c: usize| ((r * 6 + c) * 37 % 101) as f32;
     assert_eq!(got, [x(0, 0), x(2, 5), x(0, 0), x(0, 2)]);
 }
+
+#[test]
+fn a_channel_shuffle_is_one_copy_and_halves_are_read_in_place() {
+    let mut net = Sketch::new(&[1, 8, 5, 4]);
+    let a = net.pool(0);
+    let halves = net.add(Op::Reshape, &[a], &[1, 2, 4, 5, 4]);
+    let mixed = net.add(Op::Transpose(vec![0, 2, 1, 3, 4]), &[halves], &[1, 4, 2, 5, 4]);
+    let mixed = net.add(Op::Reshape, &[mixed], &[1, 8, 5, 4]);
+    let first = net.add(Op::Slice { axis: 1, start: 0, step: 1 }, &[mixed], &[1, 4, 5, 4]);
+    let second = net.add(Op::Slice { axis: 1, start: 4, step: 1 }, &[mixed], &[1, 4, 5, 4]);
+    let b = net.pool(second);
+    let whole = net.concat(&[first, b]);
+    net.pool(whole);
+    let (copies, got) = net.run();
+    // To channels last, the shuffle, the first half into the concat, and back.
+    assert_eq!(copies, 4);
+    let a = pooled(&input(8));
+    let mixed: Vec<f32> = (0..8).flat_map(|c| a[(c % 2 * 4 + c / 2) * 20..][..20].to_vec()).collect();
+    assert_eq!(got, pooled(&[&mixed[..80], &pooled(&mixed[80..])].concat()));
+}
