@@ -256,14 +256,14 @@ impl GruStep<'_> {
                     }
                 }
                 for first in tiles() {
-                    let sums = self.products::<V, 1, W, E>(2, old.map(|_| reset.src().pointer()), first);
-                    for w in 0..W {
+                    let [sums] = self.products::<V, 1, W, E>(2, old.map(|_| reset.src().pointer()), first);
+                    for (w, &h) in sums.iter().enumerate() {
                         let (u, n) = self.units::<V>(first, w);
                         if n == 0 {
                             break;
                         }
                         // SAFETY: as above.
-                        unsafe { self.new_state_of_reset(sums[0][w], u, n) };
+                        unsafe { self.new_state_of_reset(h, u, n) };
                     }
                 }
             }

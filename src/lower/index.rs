@@ -108,7 +108,7 @@ fn runs(net: &Net, index: ValueId, record: &Index, elements: usize) -> Option<(I
     let starts: Vec<i32> = net.constant(index)?.i64s().chunks_exact(depth).map(start).collect::<Option<_>>()?;
     let follows = |pair: &[i32]| pair[0] as i64 + row as i64 == pair[1] as i64;
     let first = 1 + starts.windows(2).take_while(|pair| follows(pair)).count();
-    let whole = starts.len() % first == 0 && starts.chunks_exact(first).all(|run| run.windows(2).all(follows));
+    let whole = starts.len().is_multiple_of(first) && starts.chunks_exact(first).all(|run| run.windows(2).all(follows));
     let run = if whole { first } else { 1 };
     let mut joined = Index::new(record.size, u32::try_from(row * run).ok()?);
     (joined.rank, joined.depth, joined.join) = (1, 1, record.join);
