@@ -5,7 +5,7 @@
 //! transpose touches each cache line a few times only.
 #![allow(unsafe_code)]
 
-use super::{Dst, Src, clamp};
+use super::{Dst, HOST, Src, clamp};
 use crate::program::cut::group;
 use crate::tensor::MAX_RANK;
 use core::ops::Range;
@@ -170,10 +170,42 @@ unsafe fn copy<T: Copy>(axes: &[Axis], from: *const T, to: *mut T) {
                     }
                 }
             }
+            &[(planes, fp, tp), (rows, fr, tr), (n, 1, 1)] if HOST && n * size_of::<T>() <= SHORT => {
+                for p in 0..planes as isize {
+                    runs(rows, n, (from.offset(p * fp), fr), (to.offset(p * tp), tr));
+                }
+            }
+            &[(rows, fr, tr), (n, 1, 1)] if HOST && n * size_of::<T>() <= SHORT => runs(rows, n, (from, fr), (to, tr)),
             [(n, f, t), rest @ ..] => {
                 for i in 0..*n as isize {
                     copy(rest, from.offset(i * f), to.offset(i * t));
                 }
+            }
+        }
+    }
+}
+
+/// Runs of so few bytes are copied by a loop, on hosts: a call of memmove would take longer.
+const SHORT: usize = 256;
+
+/// Rows of `n` elements, `fr` apart in the source and `tr` in the destination.
+///
+/// # Safety
+/// As for [`copy`].
+unsafe fn runs<T: Copy>(rows: usize, n: usize, (from, fr): (*const T, isize), (to, tr): (*mut T, isize)) {
+    const WIDE: usize = 8;
+    for r in 0..rows as isize {
+        // SAFETY: within the rows.
+        unsafe {
+            let (from, to) = (from.offset(r * fr), to.offset(r * tr));
+            let mut i = 0;
+            while i + WIDE <= n {
+                to.add(i).cast::<[T; WIDE]>().write(from.add(i).cast::<[T; WIDE]>().read());
+                i += WIDE;
+            }
+            while i < n {
+                to.add(i).write(from.add(i).read());
+                i += 1;
             }
         }
     }

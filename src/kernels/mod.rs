@@ -66,6 +66,9 @@ pub type Base = cortex_m::CortexMF;
 )))]
 pub type Base = portable::Scalar;
 
+/// Whether code may be spent on speed: not on a device, whose flash is small.
+pub(crate) const HOST: bool = cfg!(not(target_os = "none"));
+
 /// Of these units, those that there are.
 #[inline]
 pub(crate) fn clamp(units: core::ops::Range<usize>, count: usize) -> core::ops::Range<usize> {

@@ -2,10 +2,11 @@
 
 use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
-use crate::kernels::copy;
+use crate::kernels::{Dst, HOST, Src, copy};
 use crate::program::cut::group;
 use crate::program::{Copy, Extern, Gather, OpKind, Rules};
-use crate::tensor::{DType, MAX_RANK};
+use crate::tensor::{DType, Element, MAX_RANK};
+use core::ops::Range;
 
 /// [`Copy`](OpKind::Copy).
 pub const fn copy() -> Entry {
@@ -37,35 +38,57 @@ pub const fn gather() -> Entry {
     Entry { kind: OpKind::Gather, rules: Rules::of::<Gather>(), eval: eval_gather }
 }
 
-/// Whether code may be spent on speed.
-const HOST: bool = cfg!(not(target_os = "none"));
-
 fn eval_gather(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (g, _) = op.record::<Gather>()?;
     let (table, indices) = (op.needed_input(0)?, op.needed_input(1)?);
     let (from, to) = (context.src_bytes(table), context.dst_bytes(op.needed_output(0)?));
-    let (axis, count, row) = (g.axis as usize, g.count as usize, g.row_bytes as usize);
-    let (outer, each) = (g.outer as usize, group(g.outer as usize * row.div_ceil(4)));
-    for i in context.pieces(count, each) {
-        let index = match context.dtype(indices) {
-            DType::I64 => context.src::<i64>(indices).at(i),
-            _ => context.src::<i32>(indices).at(i) as i64,
-        };
-        let index = if index < 0 { index + axis as i64 } else { index };
-        if index < 0 || index >= axis as i64 {
-            return Err(Error::new(Kind::Value, "an index is outside of the table that it gathers from"));
-        }
-        let (mut at, mut to_at) = (index as usize * row, i * row);
-        for _ in 0..outer {
-            match row {
-                4 if HOST => copy::item::<4>(from, at, to, to_at),
-                8 if HOST => copy::item::<8>(from, at, to, to_at),
-                _ => copy::bytes(from.from(at), to.from(to_at), row),
+    let each = group(g.outer as usize * g.row_bytes.div_ceil(4) as usize);
+    let pieces = context.pieces(g.count as usize, each);
+    match context.dtype(indices) {
+        DType::I64 => gather_by(g, context.src::<i64>(indices), from, to, pieces),
+        _ => gather_by(g, context.src::<i32>(indices), from, to, pieces),
+    }?;
+    Ok(Units::any((g.count as usize).div_ceil(each)))
+}
+
+/// The rows that these of the indices name, from each part of the table.
+fn gather_by<T: Element + Into<i64>>(
+    g: &Gather,
+    indices: Src<'_, T>,
+    from: Src<'_, u8>,
+    to: Dst<'_, u8>,
+    pieces: Range<usize>,
+) -> Result<()> {
+    let row = g.row_bytes as usize;
+    match row {
+        // Single numbers. A device has one loop for all.
+        4 if HOST => places(g, indices, pieces, |at, to_at| copy::item::<4>(from, at * 4, to, to_at * 4)),
+        8 if HOST => places(g, indices, pieces, |at, to_at| copy::item::<8>(from, at * 8, to, to_at * 8)),
+        _ => places(g, indices, pieces, |at, to_at| copy::bytes(from.from(at * row), to.from(to_at * row), row)),
+    }
+}
+
+/// Calls `each` with the numbers of a row that is read and of the one that is written.
+#[inline]
+fn places<T: Element + Into<i64>>(
+    g: &Gather,
+    indices: Src<'_, T>,
+    pieces: Range<usize>,
+    each: impl Fn(usize, usize),
+) -> Result<()> {
+    let (axis, count) = (g.axis as usize, g.count as usize);
+    for o in 0..g.outer as usize {
+        // Side by side in the output.
+        for i in pieces.clone() {
+            let index = indices.at(i).into();
+            let index = if index < 0 { index.saturating_add(axis as i64) } else { index };
+            if index < 0 || index >= axis as i64 {
+                return Err(Error::new(Kind::Value, "an index is outside of the table that it gathers from"));
             }
-            (at, to_at) = (at + axis * row, to_at + count * row);
+            each(o * axis + index as usize, o * count + i);
         }
     }
-    Ok(Units::any(count.div_ceil(each)))
+    Ok(())
 }
 
 /// [`Extern`](OpKind::Extern).
@@ -86,7 +109,6 @@ fn eval_external(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
 mod tests {
     use super::*;
     use crate::ops::testing::{Case, Random, blank, tensor};
-    use crate::tensor::Element;
 
     fn random_copies<T: Element + PartialEq + core::fmt::Debug>(value: impl Fn(u32) -> T) {
         let mut random = Random::new(21);

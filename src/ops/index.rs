@@ -2,15 +2,12 @@
 
 use super::{Context, Entry, Op, Units};
 use crate::error::{Error, Kind, Result};
-use crate::kernels::{Dst, Src, copy};
+use crate::kernels::{Dst, HOST, Src, copy};
 use crate::program::cut::group;
 use crate::program::index::{Join, Scatter};
 use crate::program::{Index, OpKind, Rules};
 use crate::tensor::{DType, Element, MAX_RANK};
 use core::ops::Range;
-
-/// Whether code may be spent on speed.
-const HOST: bool = cfg!(not(target_os = "none"));
 
 /// Calls `each` with the number of each of these tuples and the element of the table where its row starts.
 fn walk(record: &Index, context: &Context<'_>, indices: u32, tuples: Range<usize>, each: impl FnMut(usize, usize)) -> Result<()> {
