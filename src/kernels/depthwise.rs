@@ -2,6 +2,8 @@
 //!
 //! A tile of 7 outputs (4 with a stride) shares its weights, which are loaded once per vector of channels. Weights kept in
 //! registers along a row, or one output at a time, measured half as fast; more outputs spill.
+//!
+//! Activations built on exponentials are applied afterwards to the outputs of several tiles, in the first-level cache.
 #![allow(unsafe_code)]
 
 use super::epilogue::{self, Epilogue, Target, store};
@@ -87,6 +89,11 @@ impl Kernel for Run<'_, '_> {
         let left = g.pad_left.div_ceil(g.stride_w).min(g.out_w);
         let last = g.in_w as i32 + g.pad_left as i32 - reach - 1;
         let right = if last < 0 { left } else { (last as u32 / g.stride_w + 1).clamp(left, g.out_w) };
+        let split = if V::LANES > 1 { self.target.epilogue.split() } else { None };
+        let tiles = match &split {
+            Some((first, _)) => Target { epilogue: first, ..self.target },
+            None => self.target,
+        };
         for line in self.lines.clone() {
             let (picture, oy) = (line / g.out_h as usize, line % g.out_h as usize);
             let y = oy as i32 * g.stride_h as i32 - g.pad_top as i32;
@@ -95,8 +102,16 @@ impl Kernel for Run<'_, '_> {
                 .x
                 .wrapping_add(picture * g.in_h as usize * in_row)
                 .wrapping_offset((y + (ky * g.dilation_h) as i32) as isize * in_row as isize);
-            let mut ox = 0;
+            // Outputs of this row, and how many of them have had their activation.
+            let (mut ox, mut activated) = (0, 0);
             while ox < g.out_w {
+                if let Some((_, activation)) = &split
+                    && (ox - activated) as usize * channels >= HOT
+                {
+                    // SAFETY: the row has these outputs, and all of them are sums.
+                    unsafe { self.activate(activation, line, activated..ox) };
+                    activated = ox;
+                }
                 let x = ox as i32 * g.stride_w as i32 - g.pad_left as i32;
                 if V::LANES > 1
                     && let Some((outputs, outside)) = three(g, x, g.out_w - ox)
@@ -113,7 +128,7 @@ impl Kernel for Run<'_, '_> {
                             output: g.stride_w as usize * pitch,
                             w_row: 3 * channels,
                             channels,
-                            target: self.target.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
+                            target: tiles.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
                         };
                         match (g.stride_w, outputs) {
                             (1, 7) => tile.three::<V, 7, 1>(outside),
@@ -144,7 +159,7 @@ impl Kernel for Run<'_, '_> {
                         output: g.stride_w as usize * pitch,
                         w_row: g.kernel_w as usize * channels,
                         channels,
-                        target: self.target.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
+                        target: tiles.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
                     };
                     ox += match outputs {
                         7.. if g.stride_w == 1 && V::LANES > 1 => tile.run::<V, 7, 1>(),
@@ -158,6 +173,30 @@ impl Kernel for Run<'_, '_> {
                     };
                 }
             }
+            if let Some((_, activation)) = &split {
+                // SAFETY: as above.
+                unsafe { self.activate(activation, line, activated..g.out_w) };
+            }
+        }
+    }
+}
+
+/// Elements that are left in the first-level cache for their activation.
+const HOT: usize = 4096;
+
+impl Run<'_, '_> {
+    /// Applies an activation to these outputs of a row, in place.
+    ///
+    /// # Safety
+    /// The row has these outputs, and the epilogue nothing but an activation.
+    #[inline(always)]
+    unsafe fn activate(&self, activation: &Epilogue<'_>, line: usize, outputs: Range<u32>) {
+        let g = self.g;
+        // SAFETY: the outputs are the target's own memory.
+        unsafe {
+            let first = self.target.from((line * g.out_w as usize + outputs.start as usize) * g.out_pitch as usize);
+            let target = Target { epilogue: activation, ..first };
+            (target.finish)(&target, target.c, g.out_pitch as usize, outputs.len(), g.out_c as usize, 0);
         }
     }
 }

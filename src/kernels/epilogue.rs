@@ -1,13 +1,13 @@
 //! What happens to a product on its way to memory: factor, bias, residual, activation.
 //!
-//! A tile of sums lies in registers when it is done. Where it is whole and its activation is a clamp or hard-swish, all of
-//! this happens in registers ([`store`]), stage by stage over the tile, so that the branches cost a few cycles a tile.
-//! Everything else (columns that end inside a vector, activations built on exponentials, which gain nothing from being
-//! fused) is put down on the stack and finished from there by one function per backend ([`Finish`]), so that not every
-//! tile shape carries every activation.
+//! A tile of sums lies in registers when it is done. Where it is whole, all of this happens there ([`store`]), stage by stage
+//! over the tile, so that the branches cost a few cycles a tile; but activations that are no clamp or hard-swish, and tiles
+//! whose columns end inside a vector, are put down on the stack and finished there by one function per backend ([`Finish`]),
+//! so that not every tile shape carries every activation. With short vectors that goes stage by stage too: an activation is chosen
+//! once a tile, loads its constants once, and has several of its long chains of operations in flight.
 #![allow(unsafe_code)]
 
-use super::{Backend, F32s, Kernel, Src, math};
+use super::{Backend, Dst, F32s, Kernel, Src, math, simd};
 use crate::program::Unary;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -62,6 +62,21 @@ impl<'m> Epilogue<'m> {
         assert!(self.residual.is_none_or(|r| r.len() >= elements));
     }
 
+    /// The same epilogue without its activation, and the activation alone. None where it can be done in registers, or is not
+    /// the last step.
+    pub(super) fn split(&self) -> Option<(Epilogue<'m>, Epilogue<'m>)> {
+        if self.in_registers() || (self.residual.is_some() && self.residual_after) {
+            return None;
+        }
+        let first = Epilogue { activation: Unary::Identity, ..*self };
+        Some((first, Epilogue { activation: self.activation, p: self.p, ..Epilogue::NONE }))
+    }
+
+    /// Whether there is nothing but an activation.
+    fn activates(&self) -> bool {
+        self.alpha == 1.0 && self.bias.is_none() && self.residual.is_none()
+    }
+
     /// Whether all of it can be done in registers.
     pub const fn in_registers(&self) -> bool {
         self.activation.is_clamp()
@@ -95,17 +110,23 @@ impl Target<'_> {
     }
 }
 
-/// Finishes a tile of sums that lies in memory, rows `stride` apart: rows, columns, first column.
-pub(super) type Finish = unsafe fn(&Target<'_>, *const f32, usize, usize, usize, usize);
+/// Finishes a tile of sums that lies in memory, rows `stride` apart: rows, columns, first column. The tile's memory is used up.
+pub(super) type Finish = unsafe fn(&Target<'_>, *mut f32, usize, usize, usize, usize);
+
+/// Whether a tile in memory is finished stage by stage. Scalar code is to be small; with 16 lanes the division that most
+/// activations end with takes all the time, and more passes over the tile cost up to 5 % of an op.
+const fn in_stages<V: F32s>() -> bool {
+    V::LANES > 1 && V::LANES < 16
+}
 
 /// The [`Finish`] of a backend.
 ///
 /// # Safety
-/// `tile` holds `rows` rows of whole vectors, at least `columns` elements each; the target has room for them from
-/// `column` on.
+/// `tile` holds `rows` rows of whole vectors, at least `columns` elements each, and the target has room for them from
+/// `column` on. Or the tile is that part of the target's output, and all that is done is an activation that is no clamp.
 pub(super) unsafe fn finish<B: Backend>(
     target: &Target<'_>,
-    tile: *const f32,
+    tile: *mut f32,
     stride: usize,
     rows: usize,
     columns: usize,
@@ -116,7 +137,7 @@ pub(super) unsafe fn finish<B: Backend>(
 
 struct FinishTile<'t, 'e, B> {
     target: &'t Target<'e>,
-    tile: *const f32,
+    tile: *mut f32,
     stride: usize,
     rows: usize,
     columns: usize,
@@ -128,14 +149,33 @@ impl<B: Backend> Kernel for FinishTile<'_, '_, B> {
     type Output = ();
     #[inline(always)]
     fn run<V: F32s>(self) {
+        // SAFETY: as `finish` was promised.
+        unsafe {
+            let in_place = core::ptr::eq(self.tile, self.target.c.wrapping_add(self.column));
+            if in_stages::<V>() || (V::LANES > 1 && in_place) {
+                self.in_stages::<V>(in_place);
+            } else {
+                self.at_once::<V>();
+            }
+        }
+    }
+}
+
+impl<B: Backend> FinishTile<'_, '_, B> {
+    /// Vector by vector through all stages: the least code.
+    ///
+    /// # Safety
+    /// As for [`finish`].
+    #[inline(always)]
+    unsafe fn at_once<V: F32s>(&self) {
         let e = self.target.epilogue;
         let alpha = V::splat(e.alpha);
         for at in (0..self.columns).step_by(V::LANES) {
             let n = V::LANES.min(self.columns - at);
             for r in 0..self.rows {
                 let place = r * self.target.row + self.column + at;
-                // SAFETY: rows and columns are those of the tile, the target and the bias, as `finish` was promised; no more
-                // than the first `n` lanes of the target and of the residual are touched.
+                // SAFETY: rows and columns are those of the tile, the target and the bias, as promised; no more than the first
+                // `n` lanes of the target and of the residual are touched.
                 unsafe {
                     let bias = match e.bias {
                         Some(bias) => V::load_first(bias.pointer().add(self.column + at), n),
@@ -160,6 +200,75 @@ impl<B: Backend> Kernel for FinishTile<'_, '_, B> {
                         x = x.add(residual);
                     }
                     x.store_first(self.target.c.add(place), n);
+                }
+            }
+        }
+    }
+
+    /// Each stage over the whole tile.
+    ///
+    /// # Safety
+    /// As for [`finish`].
+    #[inline(always)]
+    unsafe fn in_stages<V: F32s>(&self, in_place: bool) {
+        let e = self.target.epilogue;
+        let end = self.columns.next_multiple_of(V::LANES);
+        let c = self.target.c.wrapping_add(self.column);
+        // SAFETY: rows and columns are those of the tile, the target and the bias, as promised; of the target, the bias and the
+        // residual only the first `columns` of a row are touched, and of the tile too where it is the target's memory.
+        unsafe {
+            if !e.activates() {
+                let alpha = V::splat(e.alpha);
+                let residual = e.residual.filter(|_| !e.residual_after).is_some();
+                for at in (0..end).step_by(V::LANES) {
+                    let n = V::LANES.min(self.columns - at);
+                    let bias = match e.bias {
+                        Some(bias) => simd::load(bias.pointer().add(self.column + at), n),
+                        None => V::splat(0.0),
+                    };
+                    for r in 0..self.rows {
+                        let p = self.tile.add(r * self.stride + at);
+                        let mut x = V::load(p).mul_add(alpha, bias);
+                        if residual {
+                            x = x.add(simd::load(self.target.residual.add(r * self.target.row + self.column + at), n));
+                        }
+                        x.store(p);
+                    }
+                }
+            }
+            if !B::CLAMPS && e.activation != Unary::Identity {
+                let columns = if in_place { self.columns } else { end };
+                let joined = columns == self.stride;
+                let (rows, columns) = if joined { (1, self.rows * columns) } else { (self.rows, columns) };
+                for r in 0..rows {
+                    let p = self.tile.add(r * self.stride);
+                    math::unary_slice::<V>(e.activation, e.p, Src::from_raw(p, columns), Dst::from_raw(p, columns));
+                }
+            } else if e.activation == Unary::Clip || e.activation == Unary::HardSwish {
+                for r in 0..self.rows {
+                    for at in (0..end).step_by(V::LANES) {
+                        let p = self.tile.add(r * self.stride + at);
+                        let x = V::load(p);
+                        let x = if e.activation == Unary::Clip { clip(x, e.p) } else { hard_swish(x, e.p) };
+                        x.store(p);
+                    }
+                }
+            }
+            if in_place {
+                return;
+            }
+            let residual = e.residual.filter(|_| e.residual_after).is_some();
+            for r in 0..self.rows {
+                let to = c.add(r * self.target.row);
+                let from = self.tile.add(r * self.stride);
+                let after = self.target.residual.wrapping_add(r * self.target.row + self.column);
+                for at in (0..end).step_by(V::LANES) {
+                    let n = V::LANES.min(self.columns - at);
+                    let mut x = V::load(from.add(at));
+                    if residual {
+                        x = x.add(simd::load(after.add(at), n));
+                    }
+                    simd::store(x, to.add(at), n);
                 }
             }
         }
@@ -190,18 +299,15 @@ pub(super) unsafe fn store<V: F32s, const R: usize, const W: usize>(
     columns: usize,
 ) {
     let e = target.epilogue;
-    if columns < W * V::LANES || !e.in_registers() {
-        const { assert!(size_of::<V>() == V::LANES * size_of::<f32>()) };
-        let mut tile = MaybeUninit::<[[V; W]; R]>::uninit();
-        let tile = tile.as_mut_ptr().cast::<f32>();
-        for (r, row) in acc.iter().enumerate() {
-            for (w, x) in row.iter().enumerate() {
-                // SAFETY: the tile has room for R rows of W vectors.
-                unsafe { x.store(tile.add((r * W + w) * V::LANES)) };
-            }
+    const { assert!(size_of::<V>() == V::LANES * size_of::<f32>()) };
+    let mut tile = MaybeUninit::<[[V; W]; R]>::uninit();
+    let tile = tile.as_mut_ptr().cast::<f32>();
+    if columns < W * V::LANES || !(in_stages::<V>() || e.in_registers()) {
+        // SAFETY: the tile has room for R rows of W vectors, and they are written; the rest as promised to this function.
+        unsafe {
+            put(&acc, tile);
+            (target.finish)(target, tile, W * V::LANES, R, columns, column);
         }
-        // SAFETY: the tile was just written; the rest as promised to this function.
-        unsafe { (target.finish)(target, tile, W * V::LANES, R, columns, column) };
         return;
     }
     let mut bias = [V::splat(0.0); W];
@@ -236,6 +342,17 @@ pub(super) unsafe fn store<V: F32s, const R: usize, const W: usize>(
                 }
             }
         }
+        Unary::Identity => {}
+        _ if in_stages::<V>() => {
+            let activation = Epilogue { activation: e.activation, p: e.p, ..Epilogue::NONE };
+            let in_place = Target { epilogue: &activation, c: tile, ..*target };
+            // SAFETY: the tile has room for R rows of W vectors; they are written, changed and read again.
+            unsafe {
+                put(&acc, tile);
+                (target.finish)(&in_place, tile, W * V::LANES, R, W * V::LANES, 0);
+                acc = tile.cast::<[[V; W]; R]>().read();
+            }
+        }
         _ => {}
     }
     if e.residual.is_some() && e.residual_after {
@@ -246,6 +363,18 @@ pub(super) unsafe fn store<V: F32s, const R: usize, const W: usize>(
         for (w, x) in row.iter().enumerate() {
             // SAFETY: the target has room for all rows and columns of the tile.
             unsafe { x.store(target.c.add(r * target.row + column + w * V::LANES)) };
+        }
+    }
+}
+
+/// # Safety
+/// The tile has room for R rows of W vectors.
+#[inline(always)]
+unsafe fn put<V: F32s, const R: usize, const W: usize>(acc: &[[V; W]; R], tile: *mut f32) {
+    for (r, row) in acc.iter().enumerate() {
+        for (w, x) in row.iter().enumerate() {
+            // SAFETY: as promised.
+            unsafe { x.store(tile.add((r * W + w) * V::LANES)) };
         }
     }
 }

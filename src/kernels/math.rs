@@ -17,11 +17,11 @@ use core::f32::consts::{FRAC_1_SQRT_2, FRAC_2_PI, LN_2, LOG2_E, SQRT_2};
 /// `c[0] + c[1] x + c[2] x² …`
 #[inline(always)]
 fn polynomial<V: F32s, const N: usize>(x: V, c: [f32; N]) -> V {
-    let mut sum = V::splat(c[N - 1]);
+    let mut sum = V::constant(c[N - 1]);
     let mut i = N - 1;
     while i > 0 {
         i -= 1;
-        sum = sum.mul_add(x, V::splat(c[i]));
+        sum = sum.mul_add(x, V::constant(c[i]));
     }
     sum
 }

@@ -17,6 +17,11 @@ pub trait F32s: Copy + 'static {
 
     /// The same value in all lanes.
     fn splat(x: f32) -> Self;
+    /// The same value in all lanes, for a constant in a loop that would rather keep it in a register than make it anew each time.
+    #[inline(always)]
+    fn constant(x: f32) -> Self {
+        Self::splat(x)
+    }
     /// Loads a vector from memory of any alignment.
     ///
     /// # Safety

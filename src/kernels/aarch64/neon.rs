@@ -41,6 +41,14 @@ impl F32s for V {
     fn splat(x: f32) -> Self {
         V(unsafe { vdupq_n_f32(x) })
     }
+    /// A product's addend is overwritten, so a constant one costs a copy; the compiler would rather load it from memory again,
+    /// two instructions, were it not kept from knowing that it is constant.
+    #[inline(always)]
+    fn constant(x: f32) -> Self {
+        let mut v = unsafe { vdupq_n_f32(x) };
+        unsafe { core::arch::asm!("/* {0:v} */", inlateout(vreg) v, options(pure, nomem, nostack, preserves_flags)) };
+        V(v)
+    }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         V(unsafe { vld1q_f32(p) })
@@ -77,10 +85,6 @@ impl F32s for V {
                 _ => vst1q_f32(p, self.0),
             }
         }
-    }
-    #[inline(always)]
-    fn prefetch(p: *const f32) {
-        unsafe { core::arch::asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
