@@ -12,6 +12,8 @@ pub trait F32s: Copy + 'static {
     /// Whether a product with one lane of a vector is one instruction: then a tile loads its left operand a vector of
     /// depth at a time, instead of broadcasting every element.
     const LANE_PRODUCTS: bool = false;
+    /// Whether [`prefetch`](Self::prefetch) does anything.
+    const PREFETCHES: bool = false;
     /// What a comparison gives.
     type Mask: Copy;
 
@@ -32,6 +34,21 @@ pub trait F32s: Copy + 'static {
     /// # Safety
     /// `p` is valid for writes of [`Self::LANES`] elements.
     unsafe fn store(self, p: *mut f32);
+    /// Loads `n` vectors that lie one behind the other, 2 or 4, and moves the pointer on by `step` elements, to any address;
+    /// the others of the four are any.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` times [`Self::LANES`] elements.
+    #[inline(always)]
+    unsafe fn load_row(p: &mut *const f32, step: usize, n: usize) -> [Self; 4] {
+        let mut row = [Self::splat(0.0); 4];
+        for (i, x) in row.iter_mut().enumerate().take(n) {
+            // SAFETY: as promised.
+            *x = unsafe { Self::load(p.add(i * Self::LANES)) };
+        }
+        *p = p.wrapping_add(step);
+        row
+    }
     /// Loads the first `n` lanes; the others are 0.
     ///
     /// # Safety

@@ -11,6 +11,9 @@
 //! scalar 4 x 4 columns. Tiles of few rows take more columns (1 x 64, 2 x 32) so that as many sums are in flight as the
 //! FMA latency needs, and where there is only one panel they split the depth into independent sums. Half a panel or less
 //! at the right border takes a tile of half the width.
+//!
+//! Where a product by one lane of a vector is an instruction (NEON), a tile loads its left operand four steps of the depth at a
+//! time, and a panel's row by one load that moves the pointer on: 94 instructions for 80 products of vectors, not 102.
 #![allow(unsafe_code)]
 
 use super::epilogue::{Target, store};
@@ -257,7 +260,7 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
                     depth_step(&mut acc[0], a, block.offsets.add(i).read(), b, panel);
                     b = b.wrapping_add(step);
                 }
-            } else if block.fetch != Fetch::Nothing {
+            } else if V::PREFETCHES && block.fetch != Fetch::Nothing {
                 let mut left = block.depth;
                 while left > 0 {
                     let n = left.min(BURST);
@@ -308,7 +311,10 @@ unsafe fn accumulate<V: F32s, const R: usize, const W: usize, const D: usize>(
 ) {
     let mut i = 0;
     let mut b = b;
-    if V::LANE_PRODUCTS && V::LANES == 4 && D == 1 {
+    if V::LANE_PRODUCTS && V::LANES == 4 {
+        // One pointer to each panel.
+        const { assert!(V::LANES < 4 || W <= 4 * MOST) };
+        let mut panels: [*const f32; MOST] = [b, b.wrapping_add(panel), b.wrapping_add(2 * panel), b.wrapping_add(3 * panel)];
         while i + 4 <= depth {
             let mut x = [V::splat(0.0); R];
             for (x, a) in x.iter_mut().zip(a) {
@@ -317,14 +323,24 @@ unsafe fn accumulate<V: F32s, const R: usize, const W: usize, const D: usize>(
             }
             // SAFETY: as promised to `RowBlock::new`.
             unsafe {
-                lane_step::<V, R, W, 0>(&mut acc[0], &x, b, panel);
-                lane_step::<V, R, W, 1>(&mut acc[0], &x, b.wrapping_add(step), panel);
-                lane_step::<V, R, W, 2>(&mut acc[0], &x, b.wrapping_add(2 * step), panel);
-                lane_step::<V, R, W, 3>(&mut acc[0], &x, b.wrapping_add(3 * step), panel);
+                lane_step::<V, R, W, 0>(&mut acc[0], &x, &mut panels, step);
+                lane_step::<V, R, W, 1>(&mut acc[1 % D], &x, &mut panels, step);
+                lane_step::<V, R, W, 2>(&mut acc[2 % D], &x, &mut panels, step);
+                lane_step::<V, R, W, 3>(&mut acc[3 % D], &x, &mut panels, step);
             }
-            b = b.wrapping_add(4 * step);
             i += 4;
         }
+        while i < depth {
+            let mut x = [V::splat(0.0); R];
+            for (x, a) in x.iter_mut().zip(a) {
+                // SAFETY: `i` is within the depth.
+                *x = unsafe { V::load_first(a.add(i), 1) };
+            }
+            // SAFETY: as above.
+            unsafe { lane_step::<V, R, W, 0>(&mut acc[0], &x, &mut panels, step) };
+            i += 1;
+        }
+        return;
     }
     if D > 1 {
         while i + D <= depth {
@@ -344,21 +360,27 @@ unsafe fn accumulate<V: F32s, const R: usize, const W: usize, const D: usize>(
     }
 }
 
-/// One step of the depth, that of lane L of the rows' vectors.
+/// Panels that a tile of four lanes takes at most.
+const MOST: usize = 4;
+
+/// One step of the depth, that of lane L of the rows' vectors; moves the pointers to the panels on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // as in `depth_step`: columns outside, so that each is loaded once
 unsafe fn lane_step<V: F32s, const R: usize, const W: usize, const L: i32>(
     acc: &mut [[V; W]; R],
     a: &[V; R],
-    b: *const f32,
-    panel: usize,
+    panels: &mut [*const f32; MOST],
+    step: usize,
 ) {
-    for w in 0..W {
-        let at = w * V::LANES;
+    // A panel's row at a time, or all there is of it.
+    let each = W.min(4);
+    for first in (0..W).step_by(each) {
         // SAFETY: as promised to `RowBlock::new`.
-        let b = unsafe { V::load(b.add(at / PANEL * panel + at % PANEL)) };
-        for (row, &a) in acc.iter_mut().zip(a) {
-            row[w] = b.mul_add_lane::<L>(a, row[w]);
+        let b = unsafe { V::load_row(&mut panels[first / each], step, each) };
+        for w in first..first + each {
+            for (row, &a) in acc.iter_mut().zip(a) {
+                row[w] = b[w - first].mul_add_lane::<L>(a, row[w]);
+            }
         }
     }
 }

@@ -53,6 +53,22 @@ impl F32s for V {
     unsafe fn load(p: *const f32) -> Self {
         V(unsafe { vld1q_f32(p) })
     }
+    /// One instruction: the intrinsics of this name become loads of pairs and an addition.
+    #[inline(always)]
+    unsafe fn load_row(p: &mut *const f32, step: usize, n: usize) -> [Self; 4] {
+        let (a, b, c, d): (float32x4_t, float32x4_t, float32x4_t, float32x4_t);
+        unsafe {
+            if n == 2 {
+                core::arch::asm!("ld1 {{v0.4s, v1.4s}}, [{p}], {step}", p = inout(reg) *p, step = in(reg) step * 4,
+                    out("v0") a, out("v1") b, options(pure, readonly, nostack, preserves_flags));
+                (c, d) = (a, b);
+            } else {
+                core::arch::asm!("ld1 {{v0.4s, v1.4s, v2.4s, v3.4s}}, [{p}], {step}", p = inout(reg) *p, step = in(reg) step * 4,
+                    out("v0") a, out("v1") b, out("v2") c, out("v3") d, options(pure, readonly, nostack, preserves_flags));
+            }
+        }
+        [V(a), V(b), V(c), V(d)]
+    }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         unsafe { vst1q_f32(p, self.0) }
@@ -191,5 +207,30 @@ impl F32s for V {
     #[inline(always)]
     fn reduce_max(self) -> f32 {
         unsafe { vmaxvq_f32(self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_two_and_four_vectors() {
+        let numbers: [f32; 32] = core::array::from_fn(|i| i as f32);
+        for n in [2, 4] {
+            for step in [1, 8, 16] {
+                let mut p = numbers.as_ptr();
+                for row in 0..2 {
+                    let mut got = [0f32; 16];
+                    unsafe {
+                        for (i, v) in V::load_row(&mut p, step, n).into_iter().enumerate() {
+                            v.store(got.as_mut_ptr().add(4 * i));
+                        }
+                    }
+                    assert_eq!(got[..4 * n], numbers[row * step..][..4 * n], "{n} vectors, {step} elements on");
+                }
+                assert_eq!(p, numbers.as_ptr().wrapping_add(2 * step));
+            }
+        }
     }
 }

@@ -96,6 +96,20 @@ fn every_size<B: Backend>() {
     }
 }
 
+/// Tiles of every number of rows, with every number of columns left over, and depths around a vector's: weights that are packed
+/// and such that are used in place, with a stride of their own.
+fn every_tile<B: Backend>() {
+    let mut random = Random::new(6);
+    for m in 1..=B::TILE.rows as u32 {
+        for n in 1..=66 {
+            let k = 1 + random.below(13);
+            run::<B>(&Gemm::dense(m, n, k), &mut random, false);
+            let g = Gemm { b_packed: 0, b_row: n + 3, b_col: 1, ..Gemm::dense(m, n, k) };
+            run::<B>(&g, &mut random, false);
+        }
+    }
+}
+
 fn epilogues_and_pitches<B: Backend>() {
     let mut random = Random::new(2);
     for _ in 0..400 {
@@ -158,7 +172,7 @@ fn large_weights<B: Backend>() {
 
 mod backends {
     use super::super::on_all_backends;
-    on_all_backends!(every_size, epilogues_and_pitches, operands_of_any_stride, batches, large_weights);
+    on_all_backends!(every_size, every_tile, epilogues_and_pitches, operands_of_any_stride, batches, large_weights);
 }
 
 #[test]

@@ -43,6 +43,7 @@ unsafe fn mask(n: usize) -> __m256i {
 impl F32s for V {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const PREFETCHES: bool = true;
     type Mask = __m256;
 
     #[inline(always)]

@@ -47,6 +47,7 @@ unsafe fn high(x: __m512) -> __m256 {
 impl F32s for V {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    const PREFETCHES: bool = true;
     type Mask = __mmask16;
 
     #[inline(always)]

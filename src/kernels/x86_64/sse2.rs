@@ -30,6 +30,7 @@ const INTEGRAL: f32 = 8_388_608.0;
 impl F32s for V {
     const LANES: usize = 4;
     const REGISTERS: usize = 16;
+    const PREFETCHES: bool = true;
     type Mask = __m128;
 
     #[inline(always)]
