@@ -193,23 +193,26 @@ impl<'n> Builder<'n> {
 
     /// A weight of `f32`s that exist already.
     pub fn weight_f32(&mut self, name: &str, values: Vec<f32>) -> Result<draft::ValueId, String> {
-        let key = format!("{name} #{}", self.weights.len());
-        let dims = vec![word(values.len())?];
-        Ok(self.weight(&key, name, DType::F32, dims, 4 * values.len() as u64, move |to| {
-            for (to, v) in to.chunks_exact_mut(4).zip(&values) {
-                to.copy_from_slice(&v.to_le_bytes());
-            }
-            Ok(())
-        }))
+        self.weight_words(name, DType::F32, values, f32::to_le_bytes)
     }
 
-    /// A weight of `i32`s.
+    /// A weight of `i32`s that exist already.
     pub fn weight_i32(&mut self, name: &str, values: Vec<i32>) -> Result<draft::ValueId, String> {
+        self.weight_words(name, DType::I32, values, i32::to_le_bytes)
+    }
+
+    fn weight_words<T: Copy + Send + 'static>(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        values: Vec<T>,
+        bytes: fn(T) -> [u8; 4],
+    ) -> Result<draft::ValueId, String> {
         let key = format!("{name} #{}", self.weights.len());
         let dims = vec![word(values.len())?];
-        Ok(self.weight(&key, name, DType::I32, dims, 4 * values.len() as u64, move |to| {
-            for (to, v) in to.chunks_exact_mut(4).zip(&values) {
-                to.copy_from_slice(&v.to_le_bytes());
+        Ok(self.weight(&key, name, dtype, dims, 4 * values.len() as u64, move |to| {
+            for (to, &v) in to.chunks_exact_mut(4).zip(&values) {
+                to.copy_from_slice(&bytes(v));
             }
             Ok(())
         }))
