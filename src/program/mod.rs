@@ -291,6 +291,8 @@ pub struct Rules {
     pub check: fn(&[u8], &Operands<'_>) -> Result<()>,
     /// [`Record::scratch`], likewise.
     pub scratch: fn(&[u8]) -> Result<u64>,
+    /// [`Record::macs`], likewise.
+    pub macs: fn(&[u8]) -> Result<u64>,
 }
 
 impl Rules {
@@ -304,7 +306,10 @@ impl Rules {
             let (record, tail) = split::<R>(attributes)?;
             Ok(record.scratch(tail))
         }
-        Rules { check: check::<R>, scratch: scratch::<R> }
+        fn macs<R: Record>(attributes: &[u8]) -> Result<u64> {
+            Ok(split::<R>(attributes)?.0.macs())
+        }
+        Rules { check: check::<R>, scratch: scratch::<R>, macs: macs::<R> }
     }
 
     /// The rules of a kind.
@@ -337,10 +342,7 @@ pub fn scratch(kind: OpKind, attributes: &[u8]) -> Result<u64> {
 /// # Errors
 /// [`Kind::BadImage`] when the attributes are too short.
 pub fn macs(kind: OpKind, attributes: &[u8]) -> Result<u64> {
-    fn run<R: Record>(attributes: &[u8]) -> Result<u64> {
-        Ok(split::<R>(attributes)?.0.macs())
-    }
-    dispatch!(kind, run, (attributes))
+    (Rules::of_kind(kind).macs)(attributes)
 }
 
 /// The work of the largest unit of an op of any kind: see [`Record::unit_work`].
