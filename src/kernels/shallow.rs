@@ -20,7 +20,7 @@ const COPY: u64 = 1 << 18;
 
 /// Whether a convolution is one of these, and the host has the memory: see [`scratch`].
 pub fn suits(g: &Conv) -> bool {
-    g.groups == 1 && g.in_c < 16 && !g.is_pointwise() && g.depth() <= DEPTH as u64 && Padded::of(g).is_some()
+    g.groups == 1 && g.in_c <= 16 && !g.is_pointwise() && g.depth() <= DEPTH as u64 && Padded::of(g).is_some()
 }
 
 /// Elements of scratch memory that it takes.
