@@ -2,7 +2,7 @@
 //! section of their own, the size of the arena, and the ops that the image uses, so that no others are linked.
 
 use kiln::image::{Image, OpView};
-use kiln::program::{self, Conv, Domain, Gemm, Map, OpKind};
+use kiln::program::{self, Conv, Domain, Gemm, Map, OpKind, Softmax};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -29,6 +29,11 @@ fn main() {
 
     fs::write(out.join("size.rs"), sized(&env::var("KILN_OPS").unwrap_or_default())).unwrap();
     println!("cargo::rerun-if-env-changed=KILN_OPS");
+
+    println!("cargo::rustc-check-cfg=cfg(thumb2)");
+    if !env::var("TARGET").unwrap().starts_with("thumbv6m") {
+        println!("cargo::rustc-cfg=thumb2");
+    }
 
     // What links it: the board's memory, and where images go in it.
     println!("cargo::rerun-if-env-changed=KILN_BOARD");
@@ -73,6 +78,12 @@ fn constants(prefix: &str, path: &Path) -> String {
         |op: OpView<'_>| op.kind == OpKind::Map && program::split::<Map>(op.attributes).unwrap().0.domain != Domain::F32 as u32;
     let map = if program.ops().any(wide) { entry(OpKind::Map) } else { F32_MAP };
     let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
+    let rows = program.ops().filter(|op| op.kind == OpKind::Gemm).all(|op| program::split::<Gemm>(op.attributes).unwrap().0.is_row());
+    let gemm = if rows { ROW_GEMM } else { entry(OpKind::Gemm) };
+    let rows = |op: OpView<'_>| op.kind != OpKind::Softmax || program::split::<Softmax>(op.attributes).unwrap().0.is_of_rows();
+    let softmax = if program.ops().all(rows) { ROWS_SOFTMAX } else { entry(OpKind::Softmax) };
+    let one = |op: OpView<'_>| op.kind != OpKind::Conv || program::split::<Conv>(op.attributes).unwrap().0.groups == 1;
+    let conv = if program.ops().all(one) { UNGROUPED_CONV } else { entry(OpKind::Conv) };
     let backend = if program.ops().all(|op| has_clamps_only(&op)) { CLAMPS } else { ALL };
     kinds.sort();
     kinds.dedup();
@@ -80,7 +91,13 @@ fn constants(prefix: &str, path: &Path) -> String {
     writeln!(code, "pub const {prefix}ARENA: usize = {};", program.arena_bytes()).unwrap();
     writeln!(code, "pub static {prefix}OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
     for kind in kinds {
-        let entry = if kind == OpKind::Map { map } else { entry(kind) };
+        let entry = match kind {
+            OpKind::Map => map,
+            OpKind::Gemm => gemm,
+            OpKind::Softmax => softmax,
+            OpKind::Conv => conv,
+            _ => entry(kind),
+        };
         writeln!(code, "    {},", entry.replace("B>", backend)).unwrap();
     }
     code + "];\n"
@@ -92,6 +109,9 @@ fn sized(list: &str) -> String {
     for name in list.split_whitespace().filter(|&name| name != "none") {
         match OpKind::ALL.into_iter().find(|kind| kind.name() == name) {
             None if name == "map_f32" => entries.push(F32_MAP.replace("B>", backend)),
+            None if name == "softmax_rows" => entries.push(ROWS_SOFTMAX.replace("B>", backend)),
+            None if name == "conv_ungrouped" => entries.push(UNGROUPED_CONV.replace("B>", backend)),
+            None if name == "gemm_row" => entries.push(ROW_GEMM.replace("B>", backend)),
             Some(kind) => entries.push(entry(kind).replace("B>", backend)),
             None if name == "clamps" => backend = CLAMPS,
             None => panic!("KILN_OPS: there is no op \"{name}\""),
@@ -107,6 +127,15 @@ fn sized(list: &str) -> String {
 
 /// The entry of maps, where all compute in f32.
 const F32_MAP: &str = "kiln::ops::map::f32_entry::<B>()";
+
+/// The entry of matrix products, where all have one row and packed weights.
+const ROW_GEMM: &str = "kiln::ops::gemm::row_entry::<B>()";
+
+/// The entry of softmax, where all are along the last axis.
+const ROWS_SOFTMAX: &str = "kiln::ops::reduce::softmax_rows::<B>()";
+
+/// The entry of convolutions, where all have one group.
+const UNGROUPED_CONV: &str = "kiln::ops::conv::ungrouped::<B>()";
 
 /// The backend, and the same without activations that are no clamps.
 const ALL: &str = "kiln::kernels::Base>";
