@@ -27,6 +27,7 @@ fn main() {
         fs::write(out.join(name).with_extension("rs"), code).unwrap();
     }
 
+    fs::write(out.join("stacks.rs"), stacks(&images.join("stacks"))).unwrap();
     fs::write(out.join("size.rs"), sized(&env::var("KILN_OPS").unwrap_or_default())).unwrap();
     println!("cargo::rerun-if-env-changed=KILN_OPS");
 
@@ -65,14 +66,19 @@ fn bytes(name: &str, path: &Path, len: usize) -> String {
     )
 }
 
+/// An image of a file, which stays in memory: this program is short-lived.
+fn checked(path: &Path) -> Image<'static> {
+    let file = read(path);
+    let aligned = vec![0u64; file.len().div_ceil(8) + 8].leak();
+    let start = aligned.as_ptr().align_offset(64);
+    let copy = &mut bytes_of(aligned)[8 * start..][..file.len()];
+    copy.copy_from_slice(&file);
+    Image::new(copy).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 /// An image: the constants `IMAGE`, `ARENA` and `OPS`, their names after a prefix.
 fn constants(prefix: &str, path: &Path) -> String {
-    let file = read(path);
-    let mut aligned = vec![0u64; file.len().div_ceil(8) + 8];
-    let start = aligned.as_ptr().align_offset(64);
-    let copy = &mut bytes_of(&mut aligned)[8 * start..][..file.len()];
-    copy.copy_from_slice(&file);
-    let image = Image::new(copy).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let image = checked(path);
     let program = image.main();
     let wide =
         |op: OpView<'_>| op.kind == OpKind::Map && program::split::<Map>(op.attributes).unwrap().0.domain != Domain::F32 as u32;
@@ -87,7 +93,7 @@ fn constants(prefix: &str, path: &Path) -> String {
     let backend = if program.ops().all(|op| has_clamps_only(&op)) { CLAMPS } else { ALL };
     kinds.sort();
     kinds.dedup();
-    let mut code = bytes(&format!("{prefix}IMAGE"), path, file.len());
+    let mut code = bytes(&format!("{prefix}IMAGE"), path, image.bytes());
     writeln!(code, "pub const {prefix}ARENA: usize = {};", program.arena_bytes()).unwrap();
     writeln!(code, "pub static {prefix}OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
     for kind in kinds {
@@ -101,6 +107,22 @@ fn constants(prefix: &str, path: &Path) -> String {
         writeln!(code, "    {},", entry.replace("B>", backend)).unwrap();
     }
     code + "];\n"
+}
+
+/// For `stacks`: all images of a folder, which need not be there.
+fn stacks(folder: &Path) -> String {
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "kiln")).collect();
+    paths.sort();
+    let (mut code, mut list, mut arena) = (String::new(), String::new(), 0);
+    for (i, path) in paths.iter().enumerate() {
+        let (name, file) = (format!("IMAGE_{i}"), checked(path));
+        code += &bytes(&name, path, file.bytes());
+        arena = arena.max(file.main().arena_bytes());
+        writeln!(list, "    ({:?}, &{name}.0),", path.file_stem().unwrap().to_str().unwrap()).unwrap();
+    }
+    code + &format!("pub const ARENA: usize = {arena};\npub static IMAGES: [(&str, &[u8]); {}] = [\n{list}];\n", paths.len())
 }
 
 /// For `size`: `KILN_OPS` is a list of kinds, `clamps` before them for epilogues of clamps only; `none` links nothing at all.

@@ -3,9 +3,10 @@
     networks.py BOARD BINARIES REFERENCES NAME...      Standard library, QEMU and binutils only.
 
 Prints a row per network; exits with 1 if an answer is off by more than 1e-4 of the largest, or, on the board m4, a bound is
-exceeded. Instructions and sizes are exact and repeat; a bound stands a little above what was last measured, so that a change
+exceeded, or the stack that the image's certificate gives. Instructions and sizes are exact and repeat; a bound stands a little above what was last measured, so that a change
 that costs something is seen. Cycles are the estimate of ../count/mix.py, for an M4.
 """
+import json
 import pathlib
 import re
 import struct
@@ -69,6 +70,10 @@ def main(board, binaries, references, *names):
         checks = [(kind == "<f4" and len(answer) == len(want) and worst <= TOLERANCE, f"the answer is off by {worst}")]
         checks += [(figure <= bound, f"{column} {figure:,}, more than {bound:,}")
                    for column, figure, bound in zip(COLUMNS, figures, BOUNDS[name] if board == "m4" else [])]
+        if board == "m4":
+            certified = json.loads((HERE / f"images/{name}.json").read_text())["programs"][0]["stack_bytes"]
+            running = figures[COLUMNS.index("running")]
+            checks.append((running <= certified, f"a run takes {running:,} bytes of stack, its certificate says {certified:,} at most"))
         for good, what in checks:
             passed, failed = passed + good, failed + (not good)
             if not good:
