@@ -251,7 +251,16 @@ mod tests {
 
     fn op(kind: OpKind, macs: u64, weight_bytes: u64, arena_bytes: u64) -> OpCertificate {
         let stack_bytes = stacks::of(kind).unwrap();
-        OpCertificate { name: kind.name().into(), kind, macs, unit_work: macs / 2, weight_bytes, arena_bytes, stack_bytes, float: true }
+        OpCertificate {
+            name: kind.name().into(),
+            kind,
+            macs,
+            unit_work: macs / 2,
+            weight_bytes,
+            arena_bytes,
+            stack_bytes,
+            float: true,
+        }
     }
 
     fn certificate() -> Certificate {

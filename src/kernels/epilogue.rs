@@ -111,7 +111,7 @@ pub(super) struct Target<'e> {
     /// Elements between rows.
     pub row: usize,
     /// Asked of the epilogue once an op: see [`Epilogue::relu`].
-    #[cfg_attr(not(target_os = "none"), allow(dead_code))]
+    #[cfg_attr(not(all(target_os = "none", target_abi = "eabihf")), allow(dead_code))]
     pub relu: Option<bool>,
 }
 
