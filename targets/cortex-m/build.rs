@@ -84,7 +84,8 @@ fn constants(prefix: &str, path: &Path) -> String {
         |op: OpView<'_>| op.kind == OpKind::Map && program::split::<Map>(op.attributes).unwrap().0.domain != Domain::F32 as u32;
     let map = if program.ops().any(wide) { entry(OpKind::Map) } else { F32_MAP };
     let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
-    let rows = program.ops().filter(|op| op.kind == OpKind::Gemm).all(|op| program::split::<Gemm>(op.attributes).unwrap().0.is_row());
+    let rows =
+        program.ops().filter(|op| op.kind == OpKind::Gemm).all(|op| program::split::<Gemm>(op.attributes).unwrap().0.is_row());
     let gemm = if rows { ROW_GEMM } else { entry(OpKind::Gemm) };
     let rows = |op: OpView<'_>| op.kind != OpKind::Softmax || program::split::<Softmax>(op.attributes).unwrap().0.is_of_rows();
     let softmax = if program.ops().all(rows) { ROWS_SOFTMAX } else { entry(OpKind::Softmax) };

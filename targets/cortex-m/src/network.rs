@@ -4,10 +4,10 @@
 //! Lines: `output BITS...` (each `f32` in hexadecimal); `stack ALL OPEN RUN`, in bytes: at most in all, this program's own among it; by
 //! the calls that check the image and make a session; by the run.
 
-#[path = "memory.rs"]
-mod memory;
 #[path = "marks.rs"]
 mod marks;
+#[path = "memory.rs"]
+mod memory;
 #[path = "semihosting.rs"]
 mod semihosting;
 #[path = "stack.rs"]
