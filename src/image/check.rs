@@ -6,7 +6,9 @@
 //! * state lies in the arena's first bytes and nothing else does;
 //! * inputs, and every op's outputs, are in the arena;
 //! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
-//! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands.
+//! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands;
+//! * the multiply-accumulates that a program states are the sum of its ops', so whoever bounds the work of what it runs by
+//!   that number is not deceived.
 
 use super::layout::*;
 use super::{Image, OpView, Ops, text};
@@ -183,8 +185,13 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
         }
     }
     let mut rest = Ops::of(ops);
+    let mut macs = 0u64;
     for i in 0..record.ops {
-        op(record, tensors, image.header.alignment, &mut rest, rules).map_err(|e| e.at(Where::Op(i)))?;
+        let of_op = op(record, tensors, image.header.alignment, &mut rest, rules).map_err(|e| e.at(Where::Op(i)))?;
+        macs = macs.saturating_add(of_op);
+    }
+    if record.macs != [macs as u32, (macs >> 32) as u32] {
+        return bad("a program's multiply-accumulates are not the sum of its ops'");
     }
     if !rest.rest().is_empty() {
         return bad_at(image.header.sections[3].offset as usize, "bytes follow a program's last op");
@@ -229,7 +236,8 @@ fn tensor(image: &Image<'_>, record: &ProgramRecord, t: &TensorRecord) -> Result
     Ok(())
 }
 
-fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mut Ops<'_>, rules: RulesOf<'_>) -> Result<()> {
+/// Its multiply-accumulates, if it is right.
+fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mut Ops<'_>, rules: RulesOf<'_>) -> Result<u64> {
     let Some(op) = ops.next() else {
         return bad("an op is cut short or of an unknown kind");
     };
@@ -251,9 +259,9 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
     if outputs.iter().any(|&t| t != NONE && tensors[t as usize].place != Place::Arena as u8) {
         return bad("an op writes into the weights");
     }
-    let scratch = (rules.scratch)(op.attributes)?;
+    let (scratch, macs) = ((rules.scratch)(op.attributes)?, (rules.macs)(op.attributes)?);
     if scratch == 0 {
-        return Ok(());
+        return Ok(macs);
     }
     let from = op.scratch;
     let end = u32::try_from(scratch).ok().and_then(|scratch| from.checked_add(scratch));
@@ -269,7 +277,7 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
             return bad("an op's scratch memory overlaps an operand");
         }
     }
-    Ok(())
+    Ok(macs)
 }
 
 #[cfg(test)]

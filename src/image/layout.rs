@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAGIC: [u8; 8] = *b"\x89KILN\r\n\n";
 
 /// The version that this build writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest number of inputs plus outputs of one op.
 pub const MAX_OPERANDS: usize = 64;
@@ -89,7 +89,7 @@ pub struct ProgramRecord {
     pub scratch_bytes: u32,
     /// The largest sum of tensors that are live at one time. For reports; nothing relies on it.
     pub live_bytes: u32,
-    /// Multiply-accumulates of one run, low half first. For reports.
+    /// Multiply-accumulates of one run, low half first: the sum of its ops' ([`Record::macs`](crate::program::Record::macs)).
     pub macs: [u32; 2],
 }
 

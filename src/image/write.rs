@@ -1,9 +1,9 @@
 //! Writing an image: its structure from owned parts, then its weights in place, then the checksums.
 
 use super::layout::*;
-use super::{halves, hash};
+use super::{Ops, halves, hash};
 use crate::aligned::AlignedBytes;
-use crate::program::{NONE, OpKind, SLACK};
+use crate::program::{self, NONE, OpKind, SLACK};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -169,8 +169,34 @@ pub fn weights_mut(image: &mut [u8]) -> &mut [u8] {
     }
 }
 
-/// Writes the checksums into an image. Bytes that are no image are left alone.
+/// Writes into an image what follows from the rest of it: the work of its programs, then the checksums. Bytes that are no
+/// image are left alone.
 pub fn seal(image: &mut [u8]) {
+    state_work(image);
+    checksums(image);
+}
+
+/// The multiply-accumulates of each program: those of its ops, as far as these can be read.
+fn state_work(image: &mut [u8]) -> Option<()> {
+    let header = *Header::ref_from_prefix(image).ok()?.0;
+    let section =
+        |i: usize| header.sections[i].offset as usize..header.sections[i].offset as usize + header.sections[i].bytes as usize;
+    let n = image.get(section(0))?.len() / size_of::<ProgramRecord>();
+    for i in 0..n {
+        let at = section(0).start + i * size_of::<ProgramRecord>();
+        let mut record = *ProgramRecord::ref_from_prefix(&image[at..]).ok()?.0;
+        let from = record.ops_offset as usize;
+        let ops = image.get(section(3))?.get(from..from + record.ops_bytes as usize)?;
+        let macs = Ops::of(ops).take(record.ops as usize).map(|op| program::macs(op.kind, op.attributes).unwrap_or(0));
+        let macs = macs.fold(0, u64::saturating_add);
+        record.macs = [macs as u32, (macs >> 32) as u32];
+        image[at..at + size_of::<ProgramRecord>()].copy_from_slice(record.as_bytes());
+    }
+    Some(())
+}
+
+/// The checksums alone.
+pub(crate) fn checksums(image: &mut [u8]) {
     let Some(start) = weights_start(image) else { return };
     let weights = halves(hash(&image[start..]));
     image[HASHED_FROM..HASHED_FROM + 8].copy_from_slice(weights.as_bytes());

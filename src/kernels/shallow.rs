@@ -8,7 +8,7 @@
 
 use super::epilogue::{Epilogue, Target};
 use super::gemm::{MOST_ROWS, tile_of};
-use super::tile::{Fetch, PANEL, Panels, RowBlock};
+use super::tile::{Fetch, MOST_OFFSET_ROWS, PANEL, Panels, RowBlock};
 use super::{Backend, Dst, Src, clamp};
 use crate::program::{Conv, Cut};
 use core::ops::Range;
@@ -20,7 +20,7 @@ const COPY: u64 = 1 << 18;
 
 /// Whether a convolution is one of these, and the host has the memory: see [`scratch`].
 pub fn suits(g: &Conv) -> bool {
-    g.groups == 1 && g.in_c < 16 && !g.is_pointwise() && g.depth() <= DEPTH as u64 && Padded::of(g).is_some()
+    g.groups == 1 && g.in_c <= 16 && !g.is_pointwise() && g.depth() <= DEPTH as u64 && Padded::of(g).is_some()
 }
 
 /// Elements of scratch memory that it takes.
@@ -171,12 +171,16 @@ pub fn conv<B: Backend>(
                 next = if next[1] + 1 == out_h { [next[0] + 1, 0, 0] } else { [next[0], next[1] + 1, 0] };
             }
         }
-        // SAFETY: windows are whole, so all terms lie inside of the map or its copy, whose extents were asserted; weights,
-        // output and epilogue hold all columns and pixels, as was asserted too.
-        unsafe {
-            let target = whole.from(first * out_pitch);
-            let rows = RowBlock::new(rows, starts.as_ptr(), (1, depth), panels, cut.columns(block), target, Fetch::Nothing);
-            B::launch(rows.at_offsets(offsets.as_ptr()));
+        let parts = rows.div_ceil(MOST_OFFSET_ROWS);
+        for part in 0..parts {
+            let (from, to) = (rows * part / parts, rows * (part + 1) / parts);
+            // SAFETY: windows are whole, so all terms lie inside of the map or its copy, whose extents were asserted; weights,
+            // output and epilogue hold all columns and pixels, as was asserted too.
+            unsafe {
+                let (target, starts) = (whole.from((first + from) * out_pitch), starts[from..to].as_ptr());
+                let rows = RowBlock::new(to - from, starts, (1, depth), panels, cut.columns(block), target, Fetch::Nothing);
+                B::launch(rows.at_offsets(offsets.as_ptr()));
+            }
         }
         tile += 1;
         if tile == cut.tiles {

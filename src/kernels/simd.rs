@@ -14,6 +14,8 @@ pub trait F32s: Copy + 'static {
     const LANE_PRODUCTS: bool = false;
     /// Whether [`prefetch`](Self::prefetch) does anything.
     const PREFETCHES: bool = false;
+    /// Whether [`scale_unless`](Self::scale_unless) is one instruction.
+    const SCALES: bool = false;
     /// What a comparison gives.
     type Mask: Copy;
 
@@ -88,6 +90,12 @@ pub trait F32s: Copy + 'static {
     fn mul(self, b: Self) -> Self;
     /// Lane by lane.
     fn div(self, b: Self) -> Self;
+    /// `self / b` within 2 ULP, for finite numbers over what is at least 1: by an approximate reciprocal where a division of the
+    /// vector takes longer.
+    #[inline(always)]
+    fn over(self, b: Self) -> Self {
+        self.div(b)
+    }
     /// `self * a + b`, rounded once where the hardware can.
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// `self * a[L] + b`, rounded like [`mul_add`](Self::mul_add); for vectors with [`Self::LANE_PRODUCTS`].
@@ -113,6 +121,11 @@ pub trait F32s: Copy + 'static {
     fn round(self) -> Self;
     /// `2^self` for integral values in `-126..=127`, by building the exponent's bits.
     fn exp2_integral(self) -> Self;
+    /// `self * 2^n` for integral `n` in `-126..=127`, with [`SCALES`](Self::SCALES) for any; 0 where `zero` is true.
+    #[inline(always)]
+    fn scale_unless(self, zero: Self::Mask, n: Self) -> Self {
+        Self::select(zero, Self::splat(0.0), self.mul(n.exp2_integral()))
+    }
     /// Exponent `e` and mantissa `m` with `self = m * 2^e`, `m` in `[1, 2)`, for positive normal values.
     fn split_exponent(self) -> (Self, Self);
     /// The sign bit of `sign` on the magnitude of `self`.

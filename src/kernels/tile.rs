@@ -117,11 +117,11 @@ impl<'e> RowBlock<'e> {
     /// The same with the depth's elements not side by side, but at these offsets from each row's pointer; there is one segment.
     ///
     /// # Safety
-    /// There are as many offsets as the depth has steps, and they lead to valid elements of all rows.
+    /// There are at most [`MOST_OFFSET_ROWS`] rows, as many offsets as the depth has steps, and they lead to valid elements of all rows.
     #[cfg(any(test, feature = "alloc"))]
     #[inline(always)]
     pub(super) unsafe fn at_offsets(self, offsets: *const usize) -> Self {
-        debug_assert!(self.segments == 1);
+        debug_assert!(self.segments == 1 && self.rows <= MOST_OFFSET_ROWS);
         RowBlock { offsets, ..self }
     }
 }
@@ -228,6 +228,10 @@ unsafe fn few<V: F32s, const R: usize, const X: usize, const W: usize, const H: 
     }
 }
 
+/// The most rows of a tile whose depth is at offsets: each takes a pointer of its own, and with more of them the compiler moves
+/// pointers and sums to the stack within the loop.
+pub(super) const MOST_OFFSET_ROWS: usize = 6;
+
 /// Depth steps between bursts of prefetches: as many lines of a panel as the core can have under way, one line of a row.
 const BURST: usize = 16;
 
@@ -256,7 +260,7 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
             for (r, a) in a.iter_mut().enumerate() {
                 *a = block.table.add(segment * R + r).read();
             }
-            if !block.offsets.is_null() {
+            if R <= MOST_OFFSET_ROWS && !block.offsets.is_null() {
                 for i in 0..block.depth {
                     depth_step(&mut acc[0], a, block.offsets.add(i).read(), b, panel);
                     b = b.wrapping_add(step);

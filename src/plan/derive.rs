@@ -105,7 +105,7 @@ mod tests {
             batch: 1,
             in_h: 12,
             in_w: 13,
-            in_c: 16,
+            in_c: 24,
             out_h: 12,
             out_w: 13,
             out_c: 32,
@@ -118,7 +118,7 @@ mod tests {
             pad_top: 1,
             pad_left: 1,
             groups: 1,
-            in_pitch: 16,
+            in_pitch: 24,
             out_pitch: 32,
             epilogue: Epilogue::NONE,
         };
@@ -134,7 +134,7 @@ mod tests {
         let draft = Draft {
             name: "main".into(),
             values: vec![
-                value("x", &[1, 12, 13, 16], Storage::Arena),
+                value("x", &[1, 12, 13, 24], Storage::Arena),
                 value("w", &[g.weights() as u32], Storage::Weight(WeightId(0))),
                 value("y", &[1, 12, 13, 32], Storage::Arena),
             ],

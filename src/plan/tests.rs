@@ -5,7 +5,8 @@ use super::draft::{Draft, Model, OpDraft, Storage, Value, ValueId, Weight, Weigh
 use super::{Built, Options, PlanError, build};
 use crate::error::Kind;
 use crate::exec::{Budget, Host, Session};
-use crate::image::Image;
+use crate::image::layout::{Header, ProgramRecord};
+use crate::image::{Image, write};
 use crate::ops::{Context, Entry, Externs, Op, Units};
 use crate::program::{Extern, OpKind, Rules, TopK};
 use crate::tensor::DType;
@@ -361,4 +362,16 @@ fn damaged_images_are_refused() {
     }
     let shifted = AlignedBytes::copy_of(&[&[0; 8], good].concat(), 64);
     assert_eq!(Image::new(&shifted[8..]).unwrap_err().kind, Kind::Alignment);
+}
+
+/// Checksums stop no forger: work that a program states, and others bound a run by, is compared with its ops'.
+#[test]
+fn an_image_that_misstates_its_work_is_refused() {
+    let mut image = built(&chain(false), 64).image;
+    let at = size_of::<Header>() + std::mem::offset_of!(ProgramRecord, macs);
+    image[at] += 1;
+    write::checksums(&mut image);
+    assert!(Image::new(&image).unwrap_err().what.contains("multiply-accumulates"));
+    write::seal(&mut image);
+    assert_eq!(Image::new(&image).unwrap().main().macs(), 0);
 }

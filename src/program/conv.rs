@@ -1,6 +1,6 @@
 //! Convolution and pooling over channels-last maps.
 
-use super::{Cut, Epilogue, Operands, Record, Tile, bad, packed_len, reach};
+use super::{Cut, Epilogue, Operands, Record, Tile, bad, packed_len, reach, work};
 use crate::error::Result;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -163,7 +163,7 @@ impl Record for Conv {
     }
 
     fn macs(&self) -> u64 {
-        self.pixels().saturating_mul(self.out_c as u64).saturating_mul(self.depth())
+        work(&[self.pixels(), self.out_c as u64, self.depth()])
     }
 
     fn unit_work(&self, tile: Tile) -> u64 {
@@ -193,8 +193,7 @@ impl Record for Depthwise {
 
     fn macs(&self) -> u64 {
         let c = &self.0;
-        let taps = (c.kernel_h as u64).saturating_mul(c.kernel_w as u64);
-        c.pixels().saturating_mul(c.out_c as u64).saturating_mul(taps)
+        work(&[c.pixels(), c.out_c as u64, c.kernel_h as u64, c.kernel_w as u64])
     }
 
     /// A row of the output.
@@ -245,6 +244,7 @@ pub struct Pool {
 
 impl Record for Pool {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.kind > 2 {

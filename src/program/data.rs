@@ -74,6 +74,7 @@ impl Copy {
 
 impl Record for Copy {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if !matches!(self.size, 1 | 2 | 4 | 8) || self.rank as usize > MAX_RANK || self.fill > 1 {
@@ -118,6 +119,7 @@ pub struct Gather {
 
 impl Record for Gather {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let bytes = |n: u32| (self.outer as u64).checked_mul(n as u64).and_then(|v| v.checked_mul(self.row_bytes as u64));
@@ -146,6 +148,8 @@ pub struct Extern {
 }
 
 impl Record for Extern {
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], _operands: &Operands<'_>) -> Result<()> {
         Ok(())
     }

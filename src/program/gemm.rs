@@ -210,4 +210,8 @@ impl Record for Row {
         operands.writes(0, g.n as u64)?;
         g.epilogue.check(operands, g.n as u64, g.n as u64)
     }
+
+    fn macs(&self) -> u64 {
+        self.0.n as u64 * self.0.k as u64
+    }
 }

@@ -107,6 +107,7 @@ impl Index {
 
 impl Record for Index {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         self.check_places(operands.input(0)?, operands.input(1)?, operands.output(0)?)
@@ -120,6 +121,7 @@ pub struct Scatter(pub Index);
 
 impl Record for Scatter {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let (table, index, rows) = (operands.input(0)?, operands.input(1)?, operands.input(2)?);

@@ -305,6 +305,9 @@ pub trait Record: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLay
         0
     }
 
+    /// Whether it may have multiply-accumulates. Where it says no, [`macs`](Record::macs) is never asked.
+    const MACS: bool = true;
+
     /// Multiply-accumulates of one run.
     fn macs(&self) -> u64 {
         0
@@ -355,6 +358,8 @@ pub struct Rules {
     pub check: fn(&[u8], &Operands<'_>) -> Result<()>,
     /// [`Record::scratch`], likewise.
     pub scratch: fn(&[u8]) -> Result<u64>,
+    /// [`Record::macs`], likewise.
+    pub macs: fn(&[u8]) -> Result<u64>,
 }
 
 impl Rules {
@@ -368,10 +373,17 @@ impl Rules {
             let (record, tail) = split::<R>(attributes)?;
             Ok(record.scratch(tail))
         }
+        fn macs<R: Record>(attributes: &[u8]) -> Result<u64> {
+            Ok(split::<R>(attributes)?.0.macs())
+        }
         fn none(_: &[u8]) -> Result<u64> {
             Ok(0)
         }
-        Rules { check: check::<R>, scratch: if R::SCRATCH { scratch::<R> } else { none } }
+        Rules {
+            check: check::<R>,
+            scratch: if R::SCRATCH { scratch::<R> } else { none },
+            macs: if R::MACS { macs::<R> } else { none },
+        }
     }
 
     /// The rules of a kind.
@@ -404,10 +416,7 @@ pub fn scratch(kind: OpKind, attributes: &[u8]) -> Result<u64> {
 /// # Errors
 /// [`Kind::BadImage`] when the attributes are too short.
 pub fn macs(kind: OpKind, attributes: &[u8]) -> Result<u64> {
-    fn run<R: Record>(attributes: &[u8]) -> Result<u64> {
-        Ok(split::<R>(attributes)?.0.macs())
-    }
-    dispatch!(kind, run, (attributes))
+    (Rules::of_kind(kind).macs)(attributes)
 }
 
 /// The work of the largest unit of an op of any kind: see [`Record::unit_work`].
@@ -447,6 +456,12 @@ pub(crate) fn extent(axes: &[(u32, u32)]) -> Option<u64> {
 #[cfg_attr(target_os = "none", inline(never))] // many calls, rare ones: small rather than fast on a device
 pub(crate) const fn bad<T>(what: &'static str) -> Result<T> {
     Err(Error::new(Kind::BadImage, what))
+}
+
+/// The product of these, at most the largest number that there is.
+#[cfg_attr(target_os = "none", inline(never))] // as `reach`
+pub(crate) fn work(factors: &[u64]) -> u64 {
+    factors.iter().fold(1, |product: u64, &factor| product.saturating_mul(factor))
 }
 
 /// [`extent`], where an overflow is an error.

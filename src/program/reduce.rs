@@ -61,6 +61,7 @@ pub struct Reduce {
 
 impl Record for Reduce {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let Some(kind) = ReduceKind::from_number(self.kind) else {
@@ -104,6 +105,7 @@ impl Softmax {
 
 impl Record for Softmax {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let n = product(&[self.outer, self.len, self.inner])?;
@@ -139,6 +141,7 @@ pub struct Norm {
 
 impl Record for Norm {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let n = product(&[self.rows, self.len])?;
@@ -182,6 +185,8 @@ pub struct ArgReduce {
 }
 
 impl Record for ArgReduce {
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.len == 0 {
             return bad("the largest of no values was asked for");
@@ -215,6 +220,8 @@ pub struct TopK {
 }
 
 impl Record for TopK {
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.k > self.len {
             return bad("more values were asked for than there are");

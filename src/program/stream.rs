@@ -22,6 +22,7 @@ pub struct Window {
 
 impl Record for Window {
     const SCRATCH: bool = false;
+    const MACS: bool = false;
 
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let bytes = |n: u32| n as u64 * self.row_bytes as u64;

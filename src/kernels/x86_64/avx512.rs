@@ -48,6 +48,7 @@ impl F32s for V {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
     const PREFETCHES: bool = true;
+    const SCALES: bool = true;
     type Mask = __mmask16;
 
     #[inline(always)]
@@ -114,6 +115,16 @@ impl F32s for V {
     fn div(self, b: Self) -> Self {
         V(unsafe { _mm512_div_ps(self.0, b.0) })
     }
+    /// A step of Newton's after 14 bits: a division takes 16 cycles of an Intel core, this 4. Over infinity the step's residual is
+    /// NaN, which the maximum replaces.
+    #[inline(always)]
+    fn over(self, b: Self) -> Self {
+        unsafe {
+            let (one, r) = (_mm512_set1_ps(1.0), _mm512_rcp14_ps(b.0));
+            let residual = _mm512_max_ps(_mm512_fnmadd_ps(b.0, r, one), _mm512_set1_ps(-1.0));
+            V(_mm512_mul_ps(self.0, _mm512_fmadd_ps(r, residual, r)))
+        }
+    }
     #[inline(always)]
     fn mul_add(self, a: Self, b: Self) -> Self {
         V(unsafe { _mm512_fmadd_ps(self.0, a.0, b.0) })
@@ -148,6 +159,10 @@ impl F32s for V {
             let n = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
             V(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
         }
+    }
+    #[inline(always)]
+    fn scale_unless(self, zero: __mmask16, n: Self) -> Self {
+        V(unsafe { _mm512_maskz_scalef_ps(!zero, self.0, n.0) })
     }
     #[inline(always)]
     fn split_exponent(self) -> (Self, Self) {
