@@ -3,8 +3,11 @@
 //! All of it is read from the image (and from the planner's [`Report`], which knows the names of ONNX nodes): memory from the
 //! header, work from the ops' records. Nothing is run or timed.
 //!
-//! The stack is not in it: it depends on core, compiler and options, and an image knows none of them. It is measured on the target,
-//! by painting: `targets/cortex-m` does, and holds the networks that it runs to bounds.
+//! The stack depends on core, compiler and options, and an image knows none of them. So what is said of it is what each kind of op
+//! took where it was measured ([`MEASURED_ON`](stacks::MEASURED_ON)), by painting; `targets/cortex-m` writes that table, and holds the
+//! networks that it runs to these bounds. Elsewhere, and with evaluators that are not the general ones, it is a guide.
+
+pub mod stacks;
 
 use crate::image::Image;
 use crate::image::layout::{Place, TensorRecord};
@@ -47,6 +50,8 @@ pub struct ProgramCertificate {
     /// The longest slice: the most work that [`Session::run_slice`](crate::Session::run_slice) does before it looks at its budget,
     /// with tiles of [`TILE`].
     pub unit_work: u64,
+    /// Bytes of stack of one run, at most: those of the op that takes most.
+    pub stack_bytes: u64,
     /// Its ops, in the order in which they run.
     pub ops: Vec<OpCertificate>,
 }
@@ -66,6 +71,8 @@ pub struct OpCertificate {
     pub weight_bytes: u64,
     /// Bytes of the arena that it uses: operands (those that share memory once) and scratch.
     pub arena_bytes: u64,
+    /// Bytes of stack that an op of this kind takes, at most, and the loop over ops: see [`stacks`]. An extern op takes the host's.
+    pub stack_bytes: u64,
     /// Whether it computes with floating-point numbers: a core without an FPU does so in software.
     pub float: bool,
 }
@@ -91,9 +98,11 @@ impl Certificate {
                     unit_work: crate::program::unit_work(op.kind, op.attributes, TILE).unwrap_or(0),
                     weight_bytes: covered(within(Place::Weights).map(range).collect()),
                     arena_bytes: covered(within(Place::Arena).map(range).chain([scratch]).collect()),
+                    stack_bytes: stacks::of(op.kind).unwrap_or(0),
                     float: computes(op.kind) && operands().any(is_float),
                 }
             };
+            let ops: Vec<OpCertificate> = p.ops().enumerate().map(op).collect();
             ProgramCertificate {
                 name: p.name().into(),
                 arena_bytes: p.arena_bytes() as u64,
@@ -102,7 +111,8 @@ impl Certificate {
                 live_bytes: p.live_bytes() as u64,
                 macs: p.macs(),
                 unit_work: p.largest_unit(TILE).0,
-                ops: p.ops().enumerate().map(op).collect(),
+                stack_bytes: ops.iter().map(|op| op.stack_bytes).max().unwrap_or(0),
+                ops,
             }
         };
         Certificate {
@@ -128,6 +138,7 @@ impl Certificate {
             judge(Resource::Arena, budgets.arena, program.arena_bytes, program, |op| op.arena_bytes);
             judge(Resource::Macs, budgets.macs, program.macs, program, |op| op.macs);
             judge(Resource::Slice, budgets.slice, program.unit_work, program, |op| op.unit_work);
+            judge(Resource::Stack, budgets.stack, program.stack_bytes, program, |op| op.stack_bytes);
             if i == 0 {
                 judge(Resource::Flash, budgets.flash, self.image_bytes, program, |op| op.weight_bytes);
             }
@@ -163,6 +174,8 @@ pub struct Budgets {
     pub macs: Option<u64>,
     /// Work of the longest slice of a run.
     pub slice: Option<u64>,
+    /// Bytes of stack of a run.
+    pub stack: Option<u64>,
 }
 
 /// What a budget limits.
@@ -176,6 +189,8 @@ pub enum Resource {
     Macs,
     /// The longest slice of a run.
     Slice,
+    /// The stack of a run.
+    Stack,
 }
 
 /// A budget that is exceeded.
@@ -214,6 +229,9 @@ impl fmt::Display for Excess {
             Resource::Flash => write!(f, "the image is {actual} bytes, more than {limit}")?,
             Resource::Macs => write!(f, "a run is {actual} multiply-accumulates, more than {limit}")?,
             Resource::Slice => write!(f, "the longest slice of a run is {actual} multiply-accumulates, more than {limit}")?,
+            Resource::Stack => {
+                write!(f, "a run takes {actual} bytes of stack, more than {limit} (measured on a {})", stacks::MEASURED_ON)?;
+            }
         }
         let Some(Share { op, kind, name, amount }) = &self.most else { return Ok(()) };
         write!(f, "; op {op} ({}, \"{name}\") has most, ", kind.name())?;
@@ -222,6 +240,7 @@ impl fmt::Display for Excess {
             Resource::Flash => write!(f, "{amount} of weights: give it fewer channels or rows"),
             Resource::Macs => write!(f, "{amount}: give it fewer channels or a smaller map"),
             Resource::Slice => write!(f, "{amount} in one unit: give it fewer channels"),
+            Resource::Stack => write!(f, "{amount}: replace ops of this kind"),
         }
     }
 }
@@ -231,7 +250,17 @@ mod tests {
     use super::*;
 
     fn op(kind: OpKind, macs: u64, weight_bytes: u64, arena_bytes: u64) -> OpCertificate {
-        OpCertificate { name: kind.name().into(), kind, macs, unit_work: macs / 2, weight_bytes, arena_bytes, float: true }
+        let stack_bytes = stacks::of(kind).unwrap();
+        OpCertificate {
+            name: kind.name().into(),
+            kind,
+            macs,
+            unit_work: macs / 2,
+            weight_bytes,
+            arena_bytes,
+            stack_bytes,
+            float: true,
+        }
     }
 
     fn certificate() -> Certificate {
@@ -245,6 +274,7 @@ mod tests {
             live_bytes: 900,
             macs: 1000,
             unit_work: 450,
+            stack_bytes: ops.iter().map(|op| op.stack_bytes).max().unwrap(),
             ops,
         };
         Certificate { image_bytes: 200, weight_bytes: 130, alignment: 64, programs: alloc::vec![main] }
@@ -252,13 +282,23 @@ mod tests {
 
     #[test]
     fn a_budget_holds_up_to_its_limit() {
-        let exact = Budgets { arena: Some(1000), flash: Some(200), macs: Some(1000), slice: Some(450) };
+        let stack = certificate().programs[0].stack_bytes;
+        let exact = Budgets { arena: Some(1000), flash: Some(200), macs: Some(1000), slice: Some(450), stack: Some(stack) };
         assert_eq!(certificate().beyond(&exact), []);
         assert_eq!(certificate().beyond(&Budgets::default()), []);
-        let less = Budgets { arena: Some(999), flash: Some(199), macs: Some(999), slice: Some(449) };
+        let less = Budgets { arena: Some(999), flash: Some(199), macs: Some(999), slice: Some(449), stack: Some(stack - 1) };
         let found = certificate().beyond(&less);
         let most: Vec<_> = found.iter().map(|e| (e.resource, e.most.as_ref().unwrap().op)).collect();
-        assert_eq!(most, [(Resource::Arena, 0), (Resource::Macs, 0), (Resource::Slice, 0), (Resource::Flash, 1)]);
+        let deepest = if stacks::of(OpKind::Conv) >= stacks::of(OpKind::Gemm) { 0 } else { 1 };
+        let want = [Resource::Arena, Resource::Macs, Resource::Slice, Resource::Stack, Resource::Flash];
+        assert_eq!(most, want.into_iter().zip([0, 0, 0, deepest, 1]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_kind_that_a_device_can_have_has_its_stack() {
+        for kind in OpKind::ALL {
+            assert_eq!(stacks::of(kind).is_some(), kind != OpKind::Extern, "{}", kind.name());
+        }
     }
 
     #[test]

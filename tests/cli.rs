@@ -184,6 +184,7 @@ fn what_is_over_budget_is_refused_and_not_written() {
     }
     assert!(!image.exists());
     refused(&with(call, &["--max-slice", "1"]), &["--max-slice 1", "slice", "op "]);
+    refused(&with(call, &["--max-stack", "64"]), &["--max-stack 64", "bytes of stack", "Cortex-M4F", "(conv", "op "]);
     let [arena, bytes, macs] = [arena, bytes, macs].map(|n| n.to_string());
     let output = kiln(&with(call, &["--max-arena", &arena, "--max-flash", &bytes, "--max-macs", &macs, "--emit", "c"]));
     assert!(output.status.success() && image.exists(), "{}", text(&output.stderr));

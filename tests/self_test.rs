@@ -54,7 +54,7 @@ fn a_wrong_answer_fails_and_names_the_output() {
     y[last..].copy_from_slice(&(x * 1.5 + 1.0).to_le_bytes());
     let bytes = with_golden(&plain, &[("x", &input()), ("y", &y)]).unwrap();
     let error = with_session(&Image::new(&bytes).unwrap(), Isa::Scalar, |session| session.self_test().unwrap_err());
-    assert_eq!((error.kind, error.at), (Kind::SelfTest, Where::Tensor(5)));
+    assert_eq!((error.kind, error.place()), (Kind::SelfTest, Where::Tensor(5)));
 }
 
 #[test]

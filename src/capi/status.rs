@@ -106,13 +106,13 @@ impl kiln_error {
 
 impl From<Error> for kiln_error {
     fn from(error: Error) -> kiln_error {
-        let (place, number) = match error.at {
+        let (place, number) = match error.place() {
             Where::Nowhere => (kiln_place::KILN_NOWHERE, 0),
             Where::Offset(n) => (kiln_place::KILN_AT_BYTE, n),
             Where::Op(n) => (kiln_place::KILN_AT_OP, n),
             Where::Tensor(n) => (kiln_place::KILN_AT_TENSOR, n),
         };
-        kiln_error { status: kiln_status::of(error.kind), place, number, what: kiln_text::new(error.what) }
+        kiln_error { status: kiln_status::of(error.kind), place, number, what: kiln_text::new(error.what()) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The certificate and the budgets of `kiln compile`: how they are asked for and shown.
 
 use super::{Failure, Result};
-use crate::certificate::{Budgets, Certificate, Resource};
+use crate::certificate::{Budgets, Certificate, Resource, stacks::MEASURED_ON};
 use crate::model::How;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -53,6 +53,9 @@ pub struct BudgetArgs {
     /// Fail, and write nothing, if a run can't be cut into slices of this many multiply-accumulates or less
     #[arg(long, value_name = "N", value_parser = macs)]
     max_slice: Option<Limit>,
+    /// Fail, and write nothing, if a run takes more stack, by what its kinds of ops took on a Cortex-M4F
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_stack: Option<Limit>,
 }
 
 impl BudgetArgs {
@@ -64,6 +67,7 @@ impl BudgetArgs {
             flash: most(&self.max_flash),
             macs: most(&self.max_macs),
             slice: most(&self.max_slice),
+            stack: most(&self.max_stack),
         };
         let beyond: Vec<String> = certificate
             .beyond(&budgets)
@@ -74,6 +78,7 @@ impl BudgetArgs {
                     Resource::Flash => ("--max-flash", &self.max_flash),
                     Resource::Macs => ("--max-macs", &self.max_macs),
                     Resource::Slice => ("--max-slice", &self.max_slice),
+                    Resource::Stack => ("--max-stack", &self.max_stack),
                 };
                 format!("{option} {}: {excess}", limit.as_ref().map_or("", |limit| &limit.text))
             })
@@ -143,14 +148,14 @@ pub fn json(certificate: &Certificate, how: &[How]) -> Value {
             let how = how.get(i).filter(|_| p == 0);
             json!({
                 "name": op.name, "kind": op.kind.name(), "macs": op.macs, "unit_work": op.unit_work, "weight_bytes": op.weight_bytes,
-                "arena_bytes": op.arena_bytes, "float": op.float,
+                "arena_bytes": op.arena_bytes, "stack_bytes": op.stack_bytes, "float": op.float,
                 "how": how.map_or("", |h| &h.how), "why": how.map_or("", |h| &h.why),
             })
         };
         json!({
             "name": program.name, "arena_bytes": program.arena_bytes, "state_bytes": program.state_bytes,
             "scratch_bytes": program.scratch_bytes, "live_bytes": program.live_bytes, "macs": program.macs,
-            "unit_work": program.unit_work,
+            "unit_work": program.unit_work, "stack_bytes": program.stack_bytes, "stack_measured_on": MEASURED_ON,
             "ops": program.ops.iter().enumerate().map(op).collect::<Vec<_>>(),
         })
     };
@@ -174,6 +179,7 @@ pub fn text(certificate: &Certificate, how: &[How], out: &mut dyn Write) -> Resu
         let float: u64 = program.ops.iter().filter(|op| op.float).map(|op| op.macs).sum();
         writeln!(out, "work     {} multiply-accumulates a run{name}, {float} of them in floating point", program.macs)?;
         writeln!(out, "slices   of {} multiply-accumulates at most, on a Cortex-M", program.unit_work)?;
+        writeln!(out, "stack    {} bytes a run at most, as measured on a {MEASURED_ON}", program.stack_bytes)?;
         writeln!(out, "\n{:>4}  {:<10} {:>12} {:>10} {:>10} {:>10}  nodes", "op", "kind", "MACs", "unit", "weights", "arena")?;
         for (i, op) in program.ops.iter().enumerate() {
             let reason = how.get(i).filter(|_| p == 0).map_or(String::new(), |h| format!("  ({}: {})", h.how, h.why));

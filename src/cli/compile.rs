@@ -27,7 +27,7 @@ use std::path::PathBuf;
     kiln compile models/text-lstm/model.onnx -o text-lstm.kiln --stream\n  \
     kiln compile model.onnx -o model.kiln --align 16 --emit c      beside it model.c and model.h, for a firmware\n  \
     kiln compile model.onnx -o model.kiln --certify                memory, bytes and work, op by op\n  \
-    kiln compile model.onnx -o model.kiln --max-arena 64K --max-flash 256K --max-macs 5M\n  \
+    kiln compile model.onnx -o model.kiln --max-arena 64K --max-flash 256K --max-macs 5M --max-stack 2K\n  \
     kiln compile model.onnx -o model.kiln --target-cpu cortex-m3   warns: no floating-point unit")]
 pub struct CompileArgs {
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub struct CompileArgs {
     /// Also write the image as source code, beside it: the bytes, aligned, with arena size and list of ops
     #[arg(long, value_enum, value_name = "LANGUAGE")]
     emit: Option<Language>,
-    /// Print the certificate: bytes of flash, arena, state and scratch, and the work, op by op
+    /// Print the certificate: bytes of flash, arena, state, scratch and stack, and the work, op by op
     #[arg(long)]
     certify: bool,
     #[command(flatten)]

@@ -95,6 +95,34 @@ impl<'m> Context<'m> {
         (unsafe { base.add(t.offset as usize) }, t.bytes as usize)
     }
 
+    /// An input of the op to read from, as [`Context::src`].
+    ///
+    /// # Panics
+    /// If it is absent or of another type; never where the op's record has checked that.
+    #[inline]
+    pub fn input<T: Element>(&self, op: &Op<'_>, i: usize) -> Src<'m, T> {
+        let (at, bytes) = self.locate_operand(op.inputs, i, T::DTYPE.size(), false);
+        // SAFETY: as in `src`.
+        unsafe { Src::from_raw(at.cast_const().cast(), bytes / size_of::<T>()) }
+    }
+
+    /// An output of the op to write to, as [`Context::dst`].
+    ///
+    /// # Panics
+    /// As [`Context::input`].
+    #[inline]
+    pub fn output<T: Element>(&self, op: &Op<'_>, i: usize) -> Dst<'m, T> {
+        let (at, bytes) = self.locate_operand(op.outputs, i, T::DTYPE.size(), true);
+        // SAFETY: as in `dst`.
+        unsafe { Dst::from_raw(at.cast(), bytes / size_of::<T>()) }
+    }
+
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    fn locate_operand(&self, numbers: &[u32], i: usize, size: usize, write: bool) -> (*mut u8, usize) {
+        self.locate(numbers[i], size, write)
+    }
+
     /// A tensor to write to.
     ///
     /// # Panics

@@ -76,9 +76,9 @@ const WORTH: u64 = 200_000;
 
 /// What is needed to evaluate an op, but scratch memory.
 struct Site<'s> {
-    program: Program<'s>,
+    program: &'s Program<'s>,
     arena: *mut u8,
-    host: Host<'s>,
+    host: &'s Host<'s>,
     entry: &'s Entry,
     op: Op<'s>,
 }
@@ -377,6 +377,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// As [`Session::run`].
+    #[cfg_attr(target_os = "none", inline(never))] // what it needs of the stack is its own, not its caller's
     pub fn run_slice(&mut self, budget: Budget) -> Result<bool> {
         if !self.is_under_way() {
             self.begin()?;
@@ -384,12 +385,13 @@ impl<'a> Session<'a> {
         let Budget { units: mut left, mut ops } = budget;
         loop {
             let mut rest = self.rest;
-            let Some(view) = rest.next() else { break };
+            let next = rest.next();
+            let Some(view) = &next else { break };
             if left == 0 || ops == 0 {
                 return Ok(false);
             }
             let (index, scratch) = (self.next, view.scratch);
-            let op = Op { kind: view.kind, index, inputs: view.inputs, outputs: view.outputs, attributes: view.attributes };
+            let op = Op { index, view };
             let end = self.unit.saturating_add(left);
             match self.evaluate(op, scratch, self.unit..end) {
                 Ok(units) if units.count > end => {
@@ -445,7 +447,7 @@ impl<'a> Session<'a> {
             _ => Scratch { start: unsafe { self.arena.add(scratch_at as usize) }, len: needed.min(self.program.arena_bytes()) },
         };
         let resumes = units.start > 0;
-        let site = Site { program: self.program, arena: self.arena, host: self.host, entry, op };
+        let site = Site { program: &self.program, arena: self.arena, host: &self.host, entry, op };
         #[cfg(feature = "std")]
         if let Some(crew) = self.crew.as_deref_mut().filter(|crew| crew.shares(op.index)) {
             // SAFETY: as below.

@@ -11,7 +11,7 @@
 //!   that number is not deceived.
 
 use super::layout::*;
-use super::{Image, OpView, Ops, string};
+use super::{Image, OpView, Ops, text};
 use crate::error::{Error, Kind, Result, Where};
 use crate::program::{NONE, OpKind, Operand, Operands, Rules, SLACK};
 use crate::tensor::{DType, MAX_RANK};
@@ -93,13 +93,10 @@ pub(super) type RulesOf<'r> = &'r dyn Fn(OpKind) -> Option<Rules>;
 
 /// All that the sections hold.
 pub(super) fn programs(image: &Image<'_>, rules: RulesOf<'_>) -> Result<()> {
-    let text = |offset: u32, what| match string(image.strings, offset) {
-        Some(_) if offset.is_multiple_of(4) => Ok(()),
-        _ => bad(what),
-    };
     for &[key, value] in image.metadata {
-        text(key, "a metadata key is not a string")?;
-        text(value, "a metadata value is not a string")?;
+        if !is_string(image, key) || !is_string(image, value) {
+            return bad("a metadata key or value is not a string");
+        }
     }
     if image.programs.is_empty() {
         return bad("the image has no program");
@@ -108,10 +105,48 @@ pub(super) fn programs(image: &Image<'_>, rules: RulesOf<'_>) -> Result<()> {
         return bad("the image's weights lack the bytes behind them");
     }
     for record in image.programs {
-        text(record.name, "a program's name is not a string")?;
+        if !is_string(image, record.name) {
+            return bad("a program's name is not a string");
+        }
         program(image, record, rules)?;
     }
     Ok(())
+}
+
+/// Whether there is a string at this offset.
+#[cfg_attr(target_os = "none", inline(never))]
+fn is_string(image: &Image<'_>, offset: u32) -> bool {
+    offset.is_multiple_of(4) && text(image.strings, offset).is_some_and(is_utf8)
+}
+
+/// As `core::str::from_utf8`, byte by byte: a fifth of the code, and a firmware that reads no names has no other use for that.
+fn is_utf8(bytes: &[u8]) -> bool {
+    // Bytes that are to follow, and between which numbers the next one must be.
+    let (mut follow, mut low, mut high) = (0, 0x80, 0xbf);
+    for &byte in bytes {
+        if follow > 0 {
+            if byte < low || byte > high {
+                return false;
+            }
+            (follow, low, high) = (follow - 1, 0x80, 0xbf);
+            continue;
+        }
+        follow = match byte {
+            ..=0x7f => 0,
+            0xc2..=0xdf => 1,
+            0xe0..=0xef => 2,
+            0xf0..=0xf4 => 3,
+            _ => return false,
+        };
+        match byte {
+            0xe0 => low = 0xa0,  // shorter forms
+            0xed => high = 0x9f, // surrogates
+            0xf0 => low = 0x90,
+            0xf4 => high = 0x8f, // past the last character
+            _ => {}
+        }
+    }
+    follow == 0
 }
 
 fn part<T>(all: &[T], from: u32, n: u32) -> Option<&[T]> {
@@ -171,7 +206,7 @@ fn tensor(image: &Image<'_>, record: &ProgramRecord, t: &TensorRecord) -> Result
     if t.rank as usize > MAX_RANK || t.flags & !STATE != 0 {
         return bad("a tensor has too many axes or an unknown flag");
     }
-    if t.name != NONE && (!t.name.is_multiple_of(4) || string(image.strings, t.name).is_none()) {
+    if t.name != NONE && !is_string(image, t.name) {
         return bad("a tensor's name is not a string");
     }
     if !(t.offset as usize).is_multiple_of(dtype.size()) {
@@ -182,40 +217,23 @@ fn tensor(image: &Image<'_>, record: &ProgramRecord, t: &TensorRecord) -> Result
         Some(bytes) if bytes <= t.bytes as u64 => {}
         _ => return bad("a tensor has fewer bytes than elements"),
     }
-    let end = t.offset as u64 + t.bytes as u64;
     let room = match t.place {
-        p if p == Place::Arena as u8 => record.arena_bytes as u64,
-        p if p == Place::Weights as u8 => image.weights.len() as u64,
+        p if p == Place::Arena as u8 => record.arena_bytes as usize,
+        p if p == Place::Weights as u8 => image.weights.len(),
         _ => return bad("a tensor lies in an unknown place"),
     };
-    if end + SLACK as u64 > room {
-        return bad("a tensor lies outside of its memory");
-    }
+    let end = match t.offset.checked_add(t.bytes) {
+        Some(end) if room >= SLACK && end as usize <= room - SLACK => end,
+        _ => return bad("a tensor lies outside of its memory"),
+    };
     let (in_arena, state) = (t.place == Place::Arena as u8, t.flags & STATE != 0);
-    if state && (!in_arena || end > record.state_bytes as u64) {
+    if state && (!in_arena || end > record.state_bytes) {
         return bad("a state tensor lies outside of the state");
     }
     if in_arena && !state && t.bytes > 0 && t.offset < record.state_bytes {
         return bad("a tensor lies in the state and is none");
     }
     Ok(())
-}
-
-const FEW: usize = 8;
-
-/// An op's operands, at most N, exist and are what its rules ask for.
-#[inline(never)]
-fn operands<const N: usize>(op: &OpView<'_>, tensors: &[TensorRecord], rules: Rules) -> Result<()> {
-    let mut operands = [None; N];
-    for (slot, &number) in operands.iter_mut().zip(op.inputs.iter().chain(op.outputs)) {
-        *slot = match tensors.get(number as usize) {
-            Some(t) => Some(Operand { dtype: t.dtype(), bytes: t.bytes as u64 }),
-            None if number == NONE => None,
-            None => return bad("an op's operand is none of the program's tensors"),
-        };
-    }
-    let (inputs, outputs) = operands.split_at(op.inputs.len());
-    (rules.check)(op.attributes, &Operands { inputs, outputs: &outputs[..op.outputs.len()] })
 }
 
 /// Its multiply-accumulates, if it is right.
@@ -229,31 +247,54 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
     let Some(rules) = rules(op.kind) else {
         return Err(Error::new(Kind::MissingOp, "the op set lacks an op of the image"));
     };
-    // Most ops have few operands, and a device little stack.
-    match op.inputs.len() + op.outputs.len() {
-        0..=FEW => operands::<FEW>(&op, tensors, rules)?,
-        n if n <= MAX_OPERANDS => operands::<MAX_OPERANDS>(&op, tensors, rules)?,
-        _ => return bad("an op has too many operands"),
+    let OpView { inputs, outputs, .. } = op;
+    if inputs.len() + outputs.len() > MAX_OPERANDS {
+        return bad("an op has too many operands");
     }
-    if op.outputs.iter().any(|&t| t != NONE && tensors[t as usize].place != Place::Arena as u8) {
+    if inputs.iter().chain(outputs).any(|&t| t != NONE && t as usize >= tensors.len()) {
+        return bad("an op's operand is none of the program's tensors");
+    }
+    let of = |number: u32| tensors.get(number as usize).map(|t| Operand { dtype: t.dtype(), bytes: t.bytes as u64 });
+    (rules.check)(op.attributes, &Operands { inputs, outputs, of: &of })?;
+    if outputs.iter().any(|&t| t != NONE && tensors[t as usize].place != Place::Arena as u8) {
         return bad("an op writes into the weights");
     }
     let (scratch, macs) = ((rules.scratch)(op.attributes)?, (rules.macs)(op.attributes)?);
     if scratch == 0 {
         return Ok(macs);
     }
-    let from = op.scratch as u64;
-    let Some(to) = from.checked_add(scratch).filter(|to| to + SLACK as u64 <= record.arena_bytes as u64) else {
+    let from = op.scratch;
+    let end = u32::try_from(scratch).ok().and_then(|scratch| from.checked_add(scratch));
+    let Some(to) = end.filter(|&to| to as usize <= record.arena_bytes as usize - SLACK) else {
         return bad("an op's scratch memory lies outside of the arena");
     };
-    if scratch > record.scratch_bytes as u64 || !op.scratch.is_multiple_of(alignment) || op.scratch < record.state_bytes {
+    if to - from > record.scratch_bytes || !op.scratch.is_multiple_of(alignment) || op.scratch < record.state_bytes {
         return bad("an op's scratch memory is not as the program says");
     }
-    for &number in op.inputs.iter().chain(op.outputs).filter(|&&n| n != NONE) {
+    for &number in inputs.iter().chain(outputs).filter(|&&n| n != NONE) {
         let t = &tensors[number as usize];
-        if t.place == Place::Arena as u8 && from < t.offset as u64 + t.bytes as u64 && (t.offset as u64) < to {
+        if t.place == Place::Arena as u8 && from < t.offset + t.bytes && t.offset < to {
             return bad("an op's scratch memory overlaps an operand");
         }
     }
     Ok(macs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_utf8;
+
+    #[test]
+    fn text_is_what_core_takes_for_text() {
+        // Around each bound that a byte may have, in all combinations of up to four.
+        const EDGES: [u8; 20] =
+            [0, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff];
+        let n = EDGES.len();
+        for i in 0..n.pow(4) {
+            let bytes = [i, i / n, i / n / n, i / n / n / n].map(|i| EDGES[i % n]);
+            for bytes in [&bytes[..], &bytes[..3], &bytes[..2], &bytes[..1], &[]] {
+                assert_eq!(is_utf8(bytes), std::str::from_utf8(bytes).is_ok(), "{bytes:x?}");
+            }
+        }
+    }
 }

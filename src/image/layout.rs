@@ -155,6 +155,7 @@ impl TensorRecord {
         &self.dims[..(self.rank as usize).min(MAX_RANK)]
     }
 
+    #[cfg_attr(target_os = "none", inline(never))] // many calls, rare ones
     /// Number of elements; of a checked image it never saturates.
     pub fn elements(&self) -> usize {
         self.dims().iter().fold(1usize, |n, &d| n.saturating_mul(d as usize))

@@ -344,7 +344,8 @@ impl<'a> Ops<'a> {
 impl<'a> Iterator for Ops<'a> {
     type Item = OpView<'a>;
 
-    #[inline]
+    #[cfg_attr(target_os = "none", inline(never))] // the check, a new session and each run have it
+    #[cfg_attr(not(target_os = "none"), inline)]
     fn next(&mut self) -> Option<OpView<'a>> {
         let (record, rest) = OpRecord::ref_from_prefix(self.rest).ok()?;
         let (inputs, rest) = <[u32]>::ref_from_prefix_with_elems(rest, record.inputs as usize).ok()?;
@@ -357,8 +358,13 @@ impl<'a> Iterator for Ops<'a> {
 
 /// The string at an offset of the strings' section.
 fn string(strings: &[u8], offset: u32) -> Option<&str> {
+    core::str::from_utf8(text(strings, offset)?).ok()
+}
+
+/// Its bytes, which the check has found to be UTF-8.
+fn text(strings: &[u8], offset: u32) -> Option<&[u8]> {
     let (len, text) = u32::ref_from_prefix(strings.get(offset as usize..)?).ok()?;
-    core::str::from_utf8(text.get(..*len as usize)?).ok()
+    text.get(..*len as usize)
 }
 
 /// Low and high half.

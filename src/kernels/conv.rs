@@ -10,11 +10,11 @@
 //! gathering serves windows of so many taps that the table would not fit.
 #![allow(unsafe_code)]
 
-use super::epilogue::{self, Epilogue, Target};
+use super::epilogue::{Epilogue, Target};
 use super::gemm::{MOST_ROWS, Product, Right, tile_of};
 use super::pool::inside;
 use super::tile::{Fetch, PANEL, Panels, RowBlock};
-use super::{Backend, Dst, Src, clamp};
+use super::{Backend, Dst, HOST, Src, clamp};
 use crate::program::{Conv, Cut, Tile};
 use core::ops::Range;
 
@@ -44,16 +44,17 @@ fn by_runs(g: &Conv) -> bool {
 /// Computes these of the units of a convolution, whose record has passed its check; gives how many it has. Units are those
 /// of each group's product over pixels, group by group.
 ///
-/// `scratch` has at least what the record asks for. The residual may share memory with `y`; nothing else may.
+/// `scratch` has at least what the record asks for. The residual may share memory with `y`; nothing else may. What is not
+/// `GROUPED` has one group.
 ///
 /// # Panics
-/// If a span is shorter than the record says.
-pub fn conv<B: Backend>(
+/// If a span is shorter than the record says, or there are more groups.
+pub fn conv<B: Backend, const GROUPED: bool>(
     g: &Conv,
     x: Src<'_, f32>,
     w: Src<'_, f32>,
     y: Dst<'_, f32>,
-    epilogue: Epilogue<'_>,
+    epilogue: &Epilogue<'_>,
     scratch: Dst<'_, f32>,
     units: Range<usize>,
 ) -> usize {
@@ -61,9 +62,10 @@ pub fn conv<B: Backend>(
     if pixels == 0 || g.out_c == 0 {
         return 0;
     }
-    let (groups, depth) = (g.groups as usize, g.depth() as usize);
+    assert!(GROUPED || g.groups == 1);
+    let (groups, depth) = (if GROUPED { g.groups as usize } else { 1 }, g.depth() as usize);
     let (in_group, out_group) = (g.in_c as usize / groups, g.out_c as usize / groups);
-    let cut = g.cut(tile_for::<B>(g));
+    let cut = Cut::of(pixels, out_group, depth, tile_for::<B>(g));
     let each = cut.units();
     let units = clamp(units, groups * each);
     if units.is_empty() {
@@ -73,28 +75,50 @@ pub fn conv<B: Backend>(
     let elements = (pixels - 1) * g.out_pitch as usize + g.out_c as usize;
     assert!(w.len() >= groups * group_weights && y.len() >= elements);
     epilogue.assert_holds(g.out_c as usize, elements);
-    let map = Map::new(g, x);
+    let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
+    assert!(in_pixels == 0 || g.in_c == 0 || x.len() >= (in_pixels - 1) * g.in_pitch as usize + g.in_c as usize);
+    let one = |group: usize, epilogue: &Epilogue<'_>, units: Range<usize>| {
+        let (w, y) = (w.from(group * group_weights), y.from(group * out_group));
+        let x = if in_group > 0 { x.from(group * in_group) } else { x };
+        if g.is_pointwise() {
+            pointwise::<B>(g, x, w, y, epilogue, &cut, units);
+        } else {
+            one_group::<B>(g, x, w, y, epilogue, scratch, &cut, units);
+        }
+    };
+    if !GROUPED {
+        one(0, epilogue, units);
+        return each;
+    }
     for group in units.start / each..units.end.div_ceil(each) {
         let first = group * each;
         let units = units.start.max(first) - first..units.end.min(first + each) - first;
-        let e = epilogue.from(group * out_group, group * out_group);
-        let (w, y) = (w.from(group * group_weights), y.from(group * out_group));
-        if g.is_pointwise() {
-            let (m, n, k) = (pixels, out_group, in_group);
-            let a = if k > 0 { x.from(group * in_group) } else { x };
-            let b = Right::Packed(w);
-            let product = Product { m, n, k, a, a_row: g.in_pitch as usize, b, c: y, c_row: g.out_pitch as usize, epilogue: e };
-            product.units::<B>(&cut, units);
-        } else {
-            one_group::<B>(&map, group * in_group, w, y, &e, scratch, &cut, units);
-        }
+        one(group, &epilogue.from(group * out_group, group * out_group), units);
     }
     groups * each
 }
 
+/// One group whose windows are single pixels: a product.
+#[cfg_attr(target_os = "none", inline(never))] // what it has on the stack, others need not have
+fn pointwise<B: Backend>(
+    g: &Conv,
+    x: Src<'_, f32>,
+    w: Src<'_, f32>,
+    y: Dst<'_, f32>,
+    epilogue: &Epilogue<'_>,
+    cut: &Cut,
+    units: Range<usize>,
+) {
+    let (m, n, k) = (g.pixels() as usize, (g.out_c / g.groups) as usize, (g.in_c / g.groups) as usize);
+    let (a_row, c_row) = (g.in_pitch as usize, g.out_pitch as usize);
+    Product { m, n, k, a: x, a_row, b: Right::Packed(w), c: y, c_row, epilogue }.units::<B>(cut, units);
+}
+
+/// One group, from its first channel on.
+#[cfg_attr(target_os = "none", inline(never))]
 fn one_group<B: Backend>(
-    map: &Map<'_>,
-    channel: usize,
+    g: &Conv,
+    x: Src<'_, f32>,
     w: Src<'_, f32>,
     y: Dst<'_, f32>,
     e: &Epilogue<'_>,
@@ -102,100 +126,40 @@ fn one_group<B: Backend>(
     cut: &Cut,
     units: Range<usize>,
 ) {
-    let g = map.g;
     let depth = g.depth() as usize;
-    let row = g.out_pitch as usize;
-    let whole = Target {
-        epilogue: e,
-        finish: epilogue::finish::<B>,
-        c: y.pointer(),
-        residual: e.residual.map_or(core::ptr::null(), |r| r.pointer()),
-        row,
-    };
-    let (gathers, runs) = (g.gathers(), by_runs(g));
-    let zeros = if gathers { scratch.src() } else { map.zeros(scratch) };
-    let row_depth = depth / g.kernel_h as usize;
+    let windows = Windows::new(g, x, scratch);
     let mut table = [core::ptr::null(); TABLE];
-    // Fills the table; gives it, the tile's segments, and how many elements of the depth come before them.
-    let mut fill = |(first, rows): (usize, usize)| {
-        if depth == 0 {
-            return (table.as_ptr(), (0, 0), 0);
-        }
-        if gathers && !runs {
-            let mut place = map.place(first);
-            for (r, entry) in table.iter_mut().enumerate().take(rows) {
-                let slot = scratch.from(r * depth);
-                map.window(place, channel).gather(slot);
-                *entry = slot.pointer().cast_const();
-                place = map.next(place);
-            }
-            return (table.as_ptr(), (1, depth), 0);
-        }
-        let start = map.place(first);
-        // Most tiles lie inside: these cost one look at each window.
-        if runs {
-            let (mut place, mut r) = (start, 0);
-            while r < rows {
-                let window = map.window(place, channel);
-                if !window.is_whole() {
-                    break;
-                }
-                window.runs(0..g.kernel_h, &mut table[r..], rows);
-                place = map.next(place);
-                r += 1;
-            }
-            if r == rows {
-                return (table.as_ptr(), (g.kernel_h as usize, row_depth), 0);
-            }
-        }
-        // Rows of taps that are outside for all pixels of the tile are left out.
-        let (mut taps, mut alike, mut place) = (map.window(start, channel).rows(), true, start);
-        for _ in 0..rows {
-            let window = map.window(place, channel);
-            let mine = window.rows();
-            alike &= mine == taps && window.is_inside_horizontally();
-            taps = (taps.0.min(mine.0), taps.1.max(mine.1));
-            place = map.next(place);
-        }
-        let taps = taps.0..taps.1;
-        let skipped = taps.start as usize * row_depth;
-        place = start;
-        for r in 0..rows {
-            let window = map.window(place, channel);
-            place = map.next(place);
-            if runs && (alike || (gathers && window.is_inside(taps.clone()))) {
-                window.runs(taps.clone(), &mut table[r..], rows);
-            } else if gathers {
-                let slot = scratch.from(r * depth);
-                window.gather(slot);
-                for (s, ky) in taps.clone().enumerate() {
-                    table[s * rows + r] = slot.from(ky as usize * row_depth).pointer().cast_const();
-                }
-            } else {
-                window.taps(taps.clone(), zeros, &mut table[r..], rows);
-            }
-        }
-        let height = taps.len();
-        let segments = if runs && (alike || gathers) {
-            (height, row_depth)
-        } else {
-            (height * g.kernel_w as usize, (g.in_c / g.groups) as usize)
-        };
-        (table.as_ptr(), segments, skipped)
-    };
+    let panels = Panels { pointer: w.pointer(), step: PANEL, panel: PANEL * depth };
     let tiles = cut.tiles;
     let (mut block, mut tile) = (units.start / tiles, units.start % tiles);
+    let mut place = windows.place(cut.rows(tile).0);
+    // SAFETY: the table is filled with pointers into the map, the zeros or scratch, each valid for a segment; weights, output and
+    // epilogue hold all columns and pixels, as `conv` asserted.
+    let mut part = unsafe {
+        RowBlock::new(
+            0,
+            table.as_ptr(),
+            (0, 0),
+            panels,
+            (0, 0),
+            Target::of::<B>(e, y.pointer(), g.out_pitch as usize),
+            Fetch::Nothing,
+        )
+    };
+    let start = (part.target.c, part.target.residual);
     for _ in units {
-        let (first, rows) = cut.rows(tile);
-        let fetch = if cut.small { Fetch::Nothing } else { Fetch::panel(tile, tiles) };
-        let (table, segments, skipped) = fill((first, rows));
-        let panels = Panels { pointer: w.pointer().wrapping_add(skipped * PANEL), step: PANEL, panel: PANEL * depth };
-        // SAFETY: the table was filled with pointers into the map, the zeros or scratch, each valid for a segment; weights,
-        // output and epilogue hold all columns and pixels, as `conv` asserted.
-        unsafe {
-            let target = whole.from(first * row);
-            B::row_block(RowBlock::new(rows, table, segments, panels, cut.columns(block), &target, fetch));
+        let first;
+        (first, part.rows) = cut.rows(tile);
+        if tile == 0 {
+            place = [0; 3];
         }
+        (part.first, part.end) = cut.columns(block);
+        part.fetch = if cut.small || !HOST { Fetch::Nothing } else { Fetch::panel(tile, tiles) };
+        let skipped = windows.fill(&mut place, &mut table, &mut part);
+        part.b.pointer = w.pointer().wrapping_add(skipped * PANEL);
+        part.target.move_to(start, first * g.out_pitch as usize);
+        part.table = table.as_ptr();
+        B::row_block(&part);
         tile += 1;
         if tile == tiles {
             (block, tile) = (block + 1, 0);
@@ -203,30 +167,118 @@ fn one_group<B: Backend>(
     }
 }
 
-/// The input map and how windows lie in it.
-struct Map<'m> {
+/// The input map, from the first channel of a group on, and how windows lie in it.
+struct Windows<'m> {
     g: &'m Conv,
-    x: Src<'m, f32>,
+    x: *const f32,
     /// Elements between rows and between pictures.
     row: usize,
     picture: usize,
+    /// Zeros as long as a tap, or room for the windows that are gathered.
+    scratch: Dst<'m, f32>,
+    /// As the record says, and whether a row of a window that lies inside is one segment.
+    gathers: bool,
+    runs: bool,
 }
 
-impl<'m> Map<'m> {
-    fn new(g: &'m Conv, x: Src<'m, f32>) -> Self {
+impl<'m> Windows<'m> {
+    fn new(g: &'m Conv, x: Src<'m, f32>, scratch: Dst<'m, f32>) -> Self {
         let row = g.in_w as usize * g.in_pitch as usize;
-        let picture = g.in_h as usize * row;
-        let pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
-        assert!(pixels == 0 || g.in_c == 0 || x.len() >= (pixels - 1) * g.in_pitch as usize + g.in_c as usize);
-        Map { g, x, row, picture }
+        let (picture, gathers) = (g.in_h as usize * row, g.gathers());
+        if !gathers {
+            (0..(g.in_c / g.groups) as usize).for_each(|i| scratch.set(i, 0.0));
+        }
+        Windows { g, x: x.pointer(), row, picture, scratch, gathers, runs: by_runs(g) }
     }
 
-    /// A row of zeros, as long as a tap, at the start of scratch.
-    fn zeros(&self, scratch: Dst<'m, f32>) -> Src<'m, f32> {
-        for i in 0..(self.g.in_c / self.g.groups) as usize {
-            scratch.set(i, 0.0);
+    /// Fills the table for the tile's pixels from this place on, moves that behind them, and sets the tile's segments; gives how many
+    /// elements of the depth come before the first.
+    #[cfg_attr(target_os = "none", inline(never))] // its stack is free again when the tile is computed
+    #[cfg_attr(not(target_os = "none"), inline)]
+    fn fill(&self, start: &mut [usize; 3], table: &mut [*const f32; TABLE], tile: &mut RowBlock<'_>) -> usize {
+        let (g, rows) = (self.g, tile.rows);
+        // Most tiles lie inside: these cost one look at each line of the output.
+        if self.runs && g.in_c > 0 {
+            let (mut place, mut r) = (*start, 0);
+            while r < rows {
+                let end = rows.min(r + g.out_w as usize - place[2]);
+                let window = self.window(place);
+                if !window.are_whole((end - r) as u32) {
+                    break;
+                }
+                place = self.after(place, end - r);
+                let mut pixel = window.pixel(window.y, window.x);
+                while r < end {
+                    self.runs(pixel, g.kernel_h, Entries { table, at: r, step: rows });
+                    pixel = pixel.wrapping_add((g.stride_w * g.in_pitch) as usize);
+                    r += 1;
+                }
+            }
+            if r == rows {
+                *start = place;
+                (tile.segments, tile.depth) = (g.kernel_h as usize, g.kernel_w as usize * g.in_c as usize);
+                return 0;
+            }
         }
-        scratch.src()
+        self.fill_any(start, table, tile)
+    }
+
+    /// As [`fill`](Windows::fill), wherever the windows lie.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn fill_any(&self, start: &mut [usize; 3], table: &mut [*const f32; TABLE], tile: &mut RowBlock<'_>) -> usize {
+        let &Windows { g, gathers, runs, scratch, .. } = self;
+        let (depth, rows) = (g.depth() as usize, tile.rows);
+        if depth == 0 {
+            (tile.segments, tile.depth) = (0, 0);
+            return 0;
+        }
+        let row_depth = depth / g.kernel_h as usize;
+        // Rows of taps that are outside for all pixels of the tile are left out; not where windows are gathered whole.
+        let (mut taps, mut alike, mut place) = ((g.kernel_h, 0), true, *start);
+        let those = self.window_at(place).rows();
+        for _ in 0..rows {
+            let window = self.window_at(place);
+            let mine = window.rows();
+            alike &= mine == those && window.is_inside_horizontally();
+            taps = (taps.0.min(mine.0), taps.1.max(mine.1));
+            place = self.after(place, 1);
+        }
+        let whole = gathers && !runs;
+        let taps = if whole { 0..g.kernel_h } else { taps.0..taps.1 };
+        let by_rows = runs && (alike || gathers);
+        for r in 0..rows {
+            let window = self.window_at(*start);
+            *start = self.after(*start, 1);
+            let mut to = Entries { table, at: r, step: rows };
+            if by_rows && (alike || window.is_inside(taps.clone())) {
+                self.runs(window.pixel(window.y + (taps.start * g.dilation_h) as i32, window.x), taps.len() as u32, to);
+            } else if gathers {
+                let slot = scratch.from(r * depth);
+                window.gather(slot);
+                for ky in if whole { 0..1 } else { taps.clone() } {
+                    to.put(slot.from(ky as usize * row_depth).pointer());
+                }
+            } else {
+                window.taps(taps.clone(), scratch.pointer(), to);
+            }
+        }
+        (tile.segments, tile.depth) = if whole {
+            (1, depth)
+        } else if by_rows {
+            (taps.len(), row_depth)
+        } else {
+            (taps.len() * g.kernel_w as usize, (g.in_c / g.groups) as usize)
+        };
+        taps.start as usize * row_depth
+    }
+
+    /// Writes a pointer for each of so many rows of a window, which lie inside, from this pixel on.
+    #[inline]
+    fn runs(&self, mut row: *const f32, count: u32, mut to: Entries<'_>) {
+        for _ in 0..count {
+            to.put(row);
+            row = row.wrapping_add(self.g.dilation_h as usize * self.row);
+        }
     }
 
     /// Picture, row and column of an output pixel.
@@ -235,32 +287,55 @@ impl<'m> Map<'m> {
         [pixel / (out_w * out_h), pixel / out_w % out_h, pixel % out_w]
     }
 
-    /// The place after this one: divisions would cost as much as a first layer's products.
-    fn next(&self, [picture, y, x]: [usize; 3]) -> [usize; 3] {
-        if x + 1 < self.g.out_w as usize {
-            [picture, y, x + 1]
-        } else if y + 1 < self.g.out_h as usize {
-            [picture, y + 1, 0]
-        } else {
-            [picture + 1, 0, 0]
+    /// The place so many pixels after this one: divisions would cost as much as a first layer's products.
+    fn after(&self, [mut picture, mut y, mut x]: [usize; 3], pixels: usize) -> [usize; 3] {
+        x += pixels;
+        while x >= self.g.out_w as usize {
+            x -= self.g.out_w as usize;
+            y += 1;
+            if y == self.g.out_h as usize {
+                (picture, y) = (picture + 1, 0);
+            }
         }
+        [picture, y, x]
     }
 
     /// The window of an output pixel.
     #[inline(always)]
-    fn window(&self, [picture, y, x]: [usize; 3], channel: usize) -> Window<'_> {
+    fn window(&self, [picture, y, x]: [usize; 3]) -> Window<'_> {
         let g = self.g;
         let y = y as i32 * g.stride_h as i32 - g.pad_top as i32;
         let x = x as i32 * g.stride_w as i32 - g.pad_left as i32;
-        Window { map: self, start: picture * self.picture + channel, y, x }
+        Window { of: self, picture: self.x.wrapping_add(picture * self.picture), y, x }
+    }
+
+    /// As [`window`](Windows::window), not inlined on a device.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn window_at(&self, place: [usize; 3]) -> Window<'_> {
+        self.window(place)
+    }
+}
+
+/// The entries of one pixel in a tile's table.
+struct Entries<'t> {
+    table: &'t mut [*const f32; TABLE],
+    at: usize,
+    step: usize,
+}
+
+impl Entries<'_> {
+    #[inline(always)]
+    fn put(&mut self, pointer: *const f32) {
+        self.table[self.at] = pointer;
+        self.at += self.step;
     }
 }
 
 /// The window of one output pixel and group.
 struct Window<'m> {
-    map: &'m Map<'m>,
-    /// Element of the picture's first pixel, at the group's first channel.
-    start: usize,
+    of: &'m Windows<'m>,
+    /// The picture's first pixel, at the group's first channel.
+    picture: *const f32,
     /// Where the window's first tap is.
     y: i32,
     x: i32,
@@ -268,23 +343,25 @@ struct Window<'m> {
 
 impl Window<'_> {
     /// The rows of taps that lie inside the map: first and end; the latter is 0 if there are none.
+    #[cfg_attr(target_os = "none", inline(never))]
     fn rows(&self) -> (u32, u32) {
-        let g = self.map.g;
+        let g = self.of.g;
         match inside(self.y, g.kernel_h, g.dilation_h, g.in_h) {
             (_, 0) => (g.kernel_h, 0),
             (first, count) => (first, first + count),
         }
     }
 
-    /// Whether all taps lie inside.
-    fn is_whole(&self) -> bool {
-        let g = self.map.g;
-        self.y >= 0 && self.y + (((g.kernel_h - 1) * g.dilation_h) as i32) < g.in_h as i32 && self.is_inside_horizontally()
+    /// Whether all taps of this window lie inside, and those of the next ones in its line, so many in all.
+    fn are_whole(&self, count: u32) -> bool {
+        let g = self.of.g;
+        let (height, width) = ((g.kernel_h - 1) * g.dilation_h, (g.kernel_w - 1) * g.dilation_w + (count - 1) * g.stride_w);
+        self.y >= 0 && self.y + (height as i32) < g.in_h as i32 && self.x >= 0 && self.x + (width as i32) < g.in_w as i32
     }
 
     /// Whether all columns of taps lie inside.
     fn is_inside_horizontally(&self) -> bool {
-        let g = self.map.g;
+        let g = self.of.g;
         self.x >= 0 && self.x + (((g.kernel_w - 1) * g.dilation_w) as i32) < g.in_w as i32
     }
 
@@ -295,51 +372,30 @@ impl Window<'_> {
     }
 
     /// Where the pixel at these coordinates is; it need not exist.
-    #[inline(always)]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
     fn pixel(&self, y: i32, x: i32) -> *const f32 {
-        let offset = y as isize * self.map.row as isize + x as isize * self.map.g.in_pitch as isize;
-        self.map.x.pointer().wrapping_add(self.start).wrapping_offset(offset)
+        let offset = y as isize * self.of.row as isize + x as isize * self.of.g.in_pitch as isize;
+        self.picture.wrapping_offset(offset)
     }
 
-    /// Writes a pointer for each tap of these rows, every `step` entries.
-    fn taps(&self, taps: Range<u32>, zeros: Src<'_, f32>, table: &mut [*const f32], step: usize) {
-        let g = self.map.g;
-        let mut entries = table.iter_mut().step_by(step);
-        if self.is_inside(taps.clone()) {
-            for ky in taps {
-                let mut pixel = self.pixel(self.y + (ky * g.dilation_h) as i32, self.x);
-                for entry in entries.by_ref().take(g.kernel_w as usize) {
-                    *entry = pixel;
-                    pixel = pixel.wrapping_add(g.dilation_w as usize * g.in_pitch as usize);
-                }
-            }
-            return;
-        }
+    /// Writes a pointer for each tap of these rows; to the zeros, for one that is outside.
+    fn taps(&self, taps: Range<u32>, zeros: *const f32, mut to: Entries<'_>) {
+        let g = self.of.g;
+        let inside = HOST && self.is_inside(taps.clone()); // on a device, code is dearer than a look at each tap
         for ky in taps {
             let y = self.y + (ky * g.dilation_h) as i32;
-            let row_inside = (y as u32) < g.in_h;
-            for (kx, entry) in (0..g.kernel_w).zip(&mut entries) {
-                let x = self.x + (kx * g.dilation_w) as i32;
-                let inside = row_inside && (x as u32) < g.in_w;
-                *entry = if inside { self.pixel(y, x) } else { zeros.pointer() };
+            let mut x = self.x;
+            for _ in 0..g.kernel_w {
+                let inside = inside || ((y as u32) < g.in_h && (x as u32) < g.in_w);
+                to.put(if inside { self.pixel(y, x) } else { zeros });
+                x += g.dilation_w as i32;
             }
-        }
-    }
-
-    /// Writes a pointer for each of these rows, which lie inside.
-    #[inline(always)]
-    fn runs(&self, taps: Range<u32>, table: &mut [*const f32], step: usize) {
-        let g = self.map.g;
-        let mut row = self.pixel(self.y + (taps.start * g.dilation_h) as i32, self.x);
-        for entry in table.iter_mut().step_by(step).take(taps.len()) {
-            *entry = row;
-            row = row.wrapping_add(g.dilation_h as usize * self.map.row);
         }
     }
 
     /// Copies the window, zeros outside the map.
     fn gather(&self, to: Dst<'_, f32>) {
-        let g = self.map.g;
+        let g = self.of.g;
         let channels = (g.in_c / g.groups) as usize;
         assert!(to.len() >= g.depth() as usize);
         let row = g.kernel_w as usize * channels;

@@ -6,7 +6,7 @@
 //! Activations built on exponentials are applied afterwards to the outputs of several tiles, in the first-level cache.
 #![allow(unsafe_code)]
 
-use super::epilogue::{self, Epilogue, Target, store};
+use super::epilogue::{Epilogue, Target, store};
 use super::pool::inside;
 use super::{Backend, Dst, F32s, Kernel, Src, clamp};
 use crate::program::Conv;
@@ -24,7 +24,7 @@ pub fn depthwise<B: Backend>(
     x: Src<'_, f32>,
     w: Src<'_, f32>,
     y: Dst<'_, f32>,
-    epilogue: Epilogue<'_>,
+    epilogue: &Epilogue<'_>,
     lines: Range<usize>,
 ) -> usize {
     let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
@@ -39,13 +39,7 @@ pub fn depthwise<B: Backend>(
     assert!(w.len() >= g.kernel_h as usize * g.kernel_w as usize * channels);
     assert!(y.len() >= elements);
     epilogue.assert_holds(channels, elements);
-    let target = Target {
-        epilogue: &epilogue,
-        finish: epilogue::finish::<B>,
-        c: y.pointer(),
-        residual: epilogue.residual.map_or(core::ptr::null(), |r| r.pointer()),
-        row: g.out_pitch as usize,
-    };
+    let target = Target::of::<B>(epilogue, y.pointer(), g.out_pitch as usize);
     B::depthwise(Run { g, x: x.pointer(), w: w.pointer(), target, lines: clamp(lines, count) });
     count
 }
@@ -91,7 +85,7 @@ impl Kernel for Run<'_, '_> {
         let right = if last < 0 { left } else { (last as u32 / g.stride_w + 1).clamp(left, g.out_w) };
         let split = if V::LANES > 1 { self.target.epilogue.split() } else { None };
         let tiles = match &split {
-            Some((first, _)) => Target { epilogue: first, ..self.target },
+            Some((first, _)) => self.target.under(first),
             None => self.target,
         };
         for line in self.lines.clone() {
@@ -195,7 +189,7 @@ impl Run<'_, '_> {
         // SAFETY: the outputs are the target's own memory.
         unsafe {
             let first = self.target.from((line * g.out_w as usize + outputs.start as usize) * g.out_pitch as usize);
-            let target = Target { epilogue: activation, ..first };
+            let target = first.under(activation);
             (target.finish)(&target, target.c, g.out_pitch as usize, outputs.len(), g.out_c as usize, 0);
         }
     }

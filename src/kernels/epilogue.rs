@@ -77,6 +77,20 @@ impl<'m> Epilogue<'m> {
         self.alpha == 1.0 && self.bias.is_none() && self.residual.is_none()
     }
 
+    /// What is left after bias and residual, if that is ReLU (true) or nothing (false): what microkernels in assembler know.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn relu(&self) -> Option<bool> {
+        // By bits: less code. -0 goes the general way.
+        if self.alpha.to_bits() != 1f32.to_bits() || (self.residual.is_some() && self.residual_after) {
+            return None;
+        }
+        match self.activation {
+            Unary::Identity => Some(false),
+            Unary::Clip if self.p.map(f32::to_bits) == [0, f32::INFINITY.to_bits()] => Some(true),
+            _ => None,
+        }
+    }
+
     /// Whether all of it can be done in registers.
     pub const fn in_registers(&self) -> bool {
         self.activation.is_clamp()
@@ -96,9 +110,31 @@ pub(super) struct Target<'e> {
     pub residual: *const f32,
     /// Elements between rows.
     pub row: usize,
+    /// Asked of the epilogue once an op: see [`Epilogue::relu`].
+    #[cfg_attr(not(all(target_os = "none", target_abi = "eabihf")), allow(dead_code))]
+    pub relu: Option<bool>,
 }
 
-impl Target<'_> {
+impl<'e> Target<'e> {
+    /// The output's first row and column, and elements between rows; the residual is laid out like it.
+    #[inline]
+    pub fn of<B: Backend>(epilogue: &'e Epilogue<'e>, c: *mut f32, row: usize) -> Target<'e> {
+        let residual = epilogue.residual.map_or(core::ptr::null(), |r| r.pointer());
+        Target { epilogue, finish: finish::<B>, c, residual, row, relu: epilogue.relu() }
+    }
+
+    /// The same place under another epilogue.
+    #[inline]
+    pub fn under<'f>(self, epilogue: &'f Epilogue<'f>) -> Target<'f> {
+        let Target { finish, c, residual, row, .. } = self;
+        Target { epilogue, finish, c, residual, row, relu: epilogue.relu() }
+    }
+    /// Moves to `elements` behind this place in the output and the residual.
+    #[inline(always)]
+    pub fn move_to(&mut self, (c, residual): (*mut f32, *const f32), elements: usize) {
+        (self.c, self.residual) = (c.wrapping_add(elements), residual.wrapping_add(elements));
+    }
+
     /// The place `elements` further on.
     ///
     /// # Safety
@@ -345,7 +381,7 @@ pub(super) unsafe fn store<V: F32s, const R: usize, const W: usize>(
         Unary::Identity => {}
         _ if in_stages::<V>() => {
             let activation = Epilogue { activation: e.activation, p: e.p, ..Epilogue::NONE };
-            let in_place = Target { epilogue: &activation, c: tile, ..*target };
+            let in_place = Target { c: tile, ..*target }.under(&activation);
             // SAFETY: the tile has room for R rows of W vectors; they are written, changed and read again.
             unsafe {
                 put(&acc, tile);

@@ -5,9 +5,9 @@
 //! times all tiles of rows, while the next panel is fetched.
 #![allow(unsafe_code)]
 
-use super::epilogue::{self, Epilogue, Target};
+use super::epilogue::{Epilogue, Target};
 use super::tile::{Fetch, PANEL, Panels, RowBlock};
-use super::{Backend, Dst, Src};
+use super::{Backend, Dst, HOST, Src};
 use crate::program::{Cut, Tile};
 use core::ops::Range;
 
@@ -45,7 +45,7 @@ pub struct Product<'m> {
     /// Elements between its rows.
     pub c_row: usize,
     /// What happens before the store; the residual is addressed like C.
-    pub epilogue: Epilogue<'m>,
+    pub epilogue: &'m Epilogue<'m>,
 }
 
 /// The largest tile of a backend for which there is room in the table of rows.
@@ -73,7 +73,7 @@ impl Product<'_> {
     /// # Panics
     /// If an operand is shorter than the sizes say, or the cut is of another product.
     pub fn units<B: Backend>(&self, cut: &Cut, units: Range<usize>) {
-        let &Product { m, n, k, a, a_row, c, c_row, epilogue: ref e, .. } = self;
+        let &Product { m, n, k, a, a_row, c, c_row, epilogue: e, .. } = self;
         assert!(cut.all_rows() == m && units.end <= cut.units());
         if m == 0 || n == 0 {
             return;
@@ -92,34 +92,33 @@ impl Product<'_> {
                 Panels { pointer: b.pointer(), step: row, panel: PANEL }
             }
         };
-        let whole = Target {
-            epilogue: e,
-            finish: epilogue::finish::<B>,
-            c: c.pointer(),
-            residual: e.residual.map_or(core::ptr::null(), |r| r.pointer()),
-            row: c_row,
-        };
         let packed = matches!(self.b, Right::Packed(_));
         let tiles = cut.tiles;
         let (mut block, mut tile) = (units.start / tiles, units.start % tiles);
+        let mut table = [core::ptr::null(); MOST_ROWS];
+        // SAFETY: the asserts above cover all rows, columns and depths that the blocks touch; B in place may be read past its end
+        // by less than a panel, which is less than the slack.
+        let mut part = unsafe {
+            let target = Target::of::<B>(e, c.pointer(), c_row);
+            RowBlock::new(0, table.as_ptr(), (1, k), panels, (0, 0), target, Fetch::Nothing)
+        };
+        let start = (part.target.c, part.target.residual);
         for _ in units {
             let (row, rows) = cut.rows(tile);
-            let fetch = match (cut.small, packed) {
+            (part.rows, (part.first, part.end)) = (rows, cut.columns(block));
+            for (r, pointer) in table.iter_mut().enumerate().take(rows) {
+                *pointer = a.pointer().wrapping_add((row + r) * a_row);
+            }
+            part.table = table.as_ptr();
+            part.target.move_to(start, row * c_row);
+            part.fetch = match (cut.small, packed) {
+                _ if !HOST => Fetch::Nothing,
                 (true, _) if 4 * m * k > FAR => Fetch::Rows(rows * a_row),
                 // One to three rows take weights as fast as the hardware sees them coming.
                 (false, true) if m > 3 => Fetch::panel(tile, tiles),
                 _ => Fetch::Nothing,
             };
-            let mut table = [core::ptr::null(); MOST_ROWS];
-            for (r, pointer) in table.iter_mut().enumerate().take(rows) {
-                *pointer = a.pointer().wrapping_add((row + r) * a_row);
-            }
-            // SAFETY: the asserts above cover all rows, columns and depths that the block touches; B in place may be read
-            // past its end by less than a panel, which is less than the slack.
-            unsafe {
-                let target = whole.from(row * c_row);
-                B::row_block(RowBlock::new(rows, table.as_ptr(), (1, k), panels, cut.columns(block), &target, fetch));
-            }
+            B::row_block(&part);
             tile += 1;
             if tile == tiles {
                 (block, tile) = (block + 1, 0);

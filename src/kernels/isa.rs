@@ -164,8 +164,9 @@ pub trait Backend: Copy + 'static {
     /// Runs a kernel in a function compiled for the instruction set.
     fn launch<K: Kernel>(kernel: K) -> K::Output;
     /// Computes a tile of a product: the microkernel, unless the instruction set has one of its own.
-    fn row_block(block: tile::RowBlock<'_, '_>) {
-        Self::launch(block);
+    #[inline(always)]
+    fn row_block(block: &tile::RowBlock<'_>) {
+        Self::launch(*block);
     }
     /// Computes a depthwise convolution, likewise.
     fn depthwise(run: depthwise::Run<'_, '_>) {
@@ -186,7 +187,8 @@ impl<B: Backend> Backend for Clamps<B> {
     fn launch<K: Kernel>(kernel: K) -> K::Output {
         B::launch(kernel)
     }
-    fn row_block(block: tile::RowBlock<'_, '_>) {
+    #[inline(always)]
+    fn row_block(block: &tile::RowBlock<'_>) {
         B::row_block(block);
     }
     fn depthwise(run: depthwise::Run<'_, '_>) {

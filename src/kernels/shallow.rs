@@ -6,7 +6,7 @@
 //! pointer per pixel, and one list of offsets serves all tiles. The copy is as large as the map: hosts have room for it.
 #![allow(unsafe_code)]
 
-use super::epilogue::{self, Epilogue, Target};
+use super::epilogue::{Epilogue, Target};
 use super::gemm::{MOST_ROWS, tile_of};
 use super::tile::{Fetch, MOST_OFFSET_ROWS, PANEL, Panels, RowBlock};
 use super::{Backend, Dst, Src, clamp};
@@ -153,13 +153,7 @@ pub fn conv<B: Backend>(
             }
         }
     }
-    let whole = Target {
-        epilogue: &epilogue,
-        finish: epilogue::finish::<B>,
-        c: y.pointer(),
-        residual: epilogue.residual.map_or(core::ptr::null(), |r| r.pointer()),
-        row: out_pitch,
-    };
+    let whole = Target::of::<B>(&epilogue, y.pointer(), out_pitch);
     let panels = Panels { pointer: w.pointer(), step: PANEL, panel: PANEL * depth };
     let (step_y, step_x) = (g.stride_h as usize * padded.row, g.stride_w as usize * padded.pixel);
     let (out_h, out_w) = (g.out_h as usize, g.out_w as usize);
@@ -184,7 +178,7 @@ pub fn conv<B: Backend>(
             // output and epilogue hold all columns and pixels, as was asserted too.
             unsafe {
                 let (target, starts) = (whole.from((first + from) * out_pitch), starts[from..to].as_ptr());
-                let rows = RowBlock::new(to - from, starts, (1, depth), panels, cut.columns(block), &target, Fetch::Nothing);
+                let rows = RowBlock::new(to - from, starts, (1, depth), panels, cut.columns(block), target, Fetch::Nothing);
                 B::launch(rows.at_offsets(offsets.as_ptr()));
             }
         }

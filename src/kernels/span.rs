@@ -6,11 +6,12 @@
 #![allow(unsafe_code)]
 
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 
 /// Memory that a kernel reads.
 #[derive(Debug)]
 pub struct Src<'m, T> {
-    pointer: *const T,
+    pointer: NonNull<T>,
     len: usize,
     memory: PhantomData<&'m T>,
 }
@@ -18,7 +19,7 @@ pub struct Src<'m, T> {
 /// Memory that a kernel writes, and may read.
 #[derive(Debug)]
 pub struct Dst<'m, T> {
-    pointer: *mut T,
+    pointer: NonNull<T>,
     len: usize,
     memory: PhantomData<&'m T>,
 }
@@ -40,15 +41,17 @@ impl<'m, T: Copy> Src<'m, T> {
     /// A span of `len` elements.
     ///
     /// # Safety
-    /// `pointer` is aligned and valid for reads of `len` elements for `'m`, and written to only by kernels that were given
+    /// `pointer` is not null, aligned and valid for reads of `len` elements for `'m`, and written to only by kernels that were given
     /// an overlapping span on purpose.
     pub const unsafe fn from_raw(pointer: *const T, len: usize) -> Self {
-        Src { pointer, len, memory: PhantomData }
+        // SAFETY: not null, as promised.
+        Src { pointer: unsafe { NonNull::new_unchecked(pointer.cast_mut()) }, len, memory: PhantomData }
     }
 
     /// The span of a slice.
     pub const fn from_slice(slice: &'m [T]) -> Self {
-        Src { pointer: slice.as_ptr(), len: slice.len(), memory: PhantomData }
+        // SAFETY: a slice's own pointer and length.
+        unsafe { Src::from_raw(slice.as_ptr(), slice.len()) }
     }
 
     /// Number of elements.
@@ -63,7 +66,7 @@ impl<'m, T: Copy> Src<'m, T> {
 
     /// Where it starts.
     pub const fn pointer(self) -> *const T {
-        self.pointer
+        self.pointer.as_ptr()
     }
 
     /// The part from `start` on.
@@ -104,7 +107,7 @@ impl<'m, T: Copy> Src<'m, T> {
     /// No one writes to this memory while the slice lives: it must not overlap a [`Dst`] in use.
     pub const unsafe fn as_slice(self) -> &'m [T] {
         // SAFETY: valid for reads by construction; no writes, as the caller promises.
-        unsafe { core::slice::from_raw_parts(self.pointer, self.len) }
+        unsafe { core::slice::from_raw_parts(self.pointer(), self.len) }
     }
 }
 
@@ -112,15 +115,17 @@ impl<'m, T: Copy> Dst<'m, T> {
     /// A span of `len` elements.
     ///
     /// # Safety
-    /// `pointer` is aligned and valid for reads and writes of `len` elements for `'m`, and used by nobody but kernels that
+    /// `pointer` is not null, aligned and valid for reads and writes of `len` elements for `'m`, and used by nobody but kernels that
     /// were given it.
     pub const unsafe fn from_raw(pointer: *mut T, len: usize) -> Self {
-        Dst { pointer, len, memory: PhantomData }
+        // SAFETY: not null, as promised.
+        Dst { pointer: unsafe { NonNull::new_unchecked(pointer) }, len, memory: PhantomData }
     }
 
     /// The span of a slice.
     pub const fn from_slice(slice: &'m mut [T]) -> Self {
-        Dst { pointer: slice.as_mut_ptr(), len: slice.len(), memory: PhantomData }
+        // SAFETY: a slice's own pointer and length.
+        unsafe { Dst::from_raw(slice.as_mut_ptr(), slice.len()) }
     }
 
     /// Number of elements.
@@ -135,7 +140,7 @@ impl<'m, T: Copy> Dst<'m, T> {
 
     /// Where it starts.
     pub const fn pointer(self) -> *mut T {
-        self.pointer
+        self.pointer.as_ptr()
     }
 
     /// The same memory, to read from.

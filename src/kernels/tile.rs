@@ -48,9 +48,10 @@ pub(super) struct Panels {
     pub panel: usize,
 }
 
-/// One tile of rows times a range of columns.
+/// One tile of rows times a range of columns. Whoever computes several changes one of these: it stays where it is on the stack, and
+/// so does what they have in common.
 #[derive(Clone, Copy)]
-pub struct RowBlock<'t, 'e> {
+pub struct RowBlock<'e> {
     pub(super) rows: usize,
     pub(super) table: *const *const f32,
     pub(super) segments: usize,
@@ -58,8 +59,8 @@ pub struct RowBlock<'t, 'e> {
     pub(super) b: Panels,
     pub(super) first: usize,
     pub(super) end: usize,
-    pub(super) target: &'t Target<'e>,
-    fetch: Fetch,
+    pub(super) target: Target<'e>,
+    pub(super) fetch: Fetch,
     /// Where each step of the depth is, in elements from a row's pointer; null: one behind the other.
     offsets: *const usize,
 }
@@ -95,7 +96,7 @@ impl Fetch {
 /// Tiles that the fetching of a panel is spread over; from here on it is slow enough.
 const MOST_SHARES: usize = 8;
 
-impl<'t, 'e> RowBlock<'t, 'e> {
+impl<'e> RowBlock<'e> {
     /// `rows` rows (1 to [`Backend::TILE`](super::Backend::TILE).rows) whose segments of `depth` elements are at
     /// `table[segment * rows + row]`, times the columns `first..end` of `b`; `first` is a multiple of the panel.
     ///
@@ -108,7 +109,7 @@ impl<'t, 'e> RowBlock<'t, 'e> {
         (segments, depth): (usize, usize),
         b: Panels,
         (first, end): (usize, usize),
-        target: &'t Target<'e>,
+        target: Target<'e>,
         fetch: Fetch,
     ) -> Self {
         RowBlock { rows, table, segments, depth, b, first, end, target, fetch, offsets: core::ptr::null() }
@@ -126,7 +127,7 @@ impl<'t, 'e> RowBlock<'t, 'e> {
     }
 }
 
-impl Kernel for RowBlock<'_, '_> {
+impl Kernel for RowBlock<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: F32s>(self) {
@@ -183,7 +184,7 @@ impl Kernel for RowBlock<'_, '_> {
 
 /// All columns in tiles of W vectors, the last one of H if that is enough.
 #[inline(always)]
-unsafe fn many<V: F32s, const R: usize, const W: usize, const H: usize>(block: &RowBlock<'_, '_>) {
+unsafe fn many<V: F32s, const R: usize, const W: usize, const H: usize>(block: &RowBlock<'_>) {
     let mut column = block.first;
     while column < block.end {
         let left = block.end - column;
@@ -202,7 +203,7 @@ unsafe fn many<V: F32s, const R: usize, const W: usize, const H: usize>(block: &
 /// As [`many`], but with tiles of X vectors as long as they are full. Where not even one is, sums are split by D. Behind
 /// full tiles they are not: all columns are added up in the same order, so that equal weights give equal answers.
 #[inline(always)]
-unsafe fn few<V: F32s, const R: usize, const X: usize, const W: usize, const H: usize, const D: usize>(block: &RowBlock<'_, '_>) {
+unsafe fn few<V: F32s, const R: usize, const X: usize, const W: usize, const H: usize, const D: usize>(block: &RowBlock<'_>) {
     let mut column = block.first;
     while X > W && block.end - column >= X * V::LANES {
         // SAFETY: as promised to `RowBlock::new`, here and below.
@@ -244,7 +245,7 @@ const LINE: usize = 16;
 
 /// One tile: R rows, W vectors of columns, the depth split into D sums.
 #[inline(always)]
-unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &RowBlock<'_, '_>, column: usize, columns: usize) {
+unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &RowBlock<'_>, column: usize, columns: usize) {
     let Panels { pointer, step, panel } = block.b;
     // SAFETY: the table and what it points to, and the panels, are valid as `RowBlock::new` was promised; a prefetch may
     // go anywhere.
@@ -311,7 +312,7 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
                 }
             }
         }
-        store(sum, block.target, column, columns);
+        store(sum, &block.target, column, columns);
     }
 }
 

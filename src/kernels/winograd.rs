@@ -11,7 +11,7 @@
 //! networks", 2015; points as in Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020).
 #![allow(unsafe_code)]
 
-use super::epilogue::{self, Epilogue, Target, store};
+use super::epilogue::{Epilogue, Target, store};
 use super::gemm::{Product, Right, tile_of};
 use super::tile::PANEL;
 use super::{Backend, Dst, F32s, Kernel, Src, clamp};
@@ -177,13 +177,7 @@ pub fn conv<B: Backend>(
         false => (units, 0..columns),
     };
     let all = Cut::of(scheme.tiles(g), channels.len(), in_c, tile_of::<B>());
-    let target = Target {
-        epilogue: &epilogue,
-        finish: epilogue::finish::<B>,
-        c: y.pointer(),
-        residual: epilogue.residual.map_or(core::ptr::null(), |r| r.pointer()),
-        row: g.out_pitch as usize,
-    };
+    let target = Target::of::<B>(&epilogue, y.pointer(), g.out_pitch as usize);
     for i in 0..strides.zeros {
         scratch.set(i, 0.0);
     }
@@ -210,7 +204,7 @@ pub fn conv<B: Backend>(
                 b: Right::Packed(w.from(point * matrix + channels.0 * in_c)),
                 c: products.from(point * tiles * strides.product),
                 c_row: strides.product,
-                epilogue: Epilogue::NONE,
+                epilogue: &Epilogue::NONE,
             };
             product.units::<B>(&cut, 0..cut.units());
         }

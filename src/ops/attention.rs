@@ -21,9 +21,9 @@ pub const fn entry<B: Backend>() -> Entry {
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (a, _) = op.record::<Attention>()?;
     let [rows, columns, depth, width] = [a.rows, a.columns, a.depth, a.width].map(|n| n as usize);
-    let [q, k, v] = [context.src::<f32>(op.needed_input(0)?), context.src(op.needed_input(1)?), context.src(op.needed_input(2)?)];
+    let [q, k, v] = [context.input::<f32>(op, 0), context.input(op, 1), context.input(op, 2)];
     let mask = op.input(3).map(|t| context.src::<f32>(t));
-    let out = context.dst::<f32>(op.needed_output(0)?);
+    let out = context.output::<f32>(op, 0);
     if rows == 0 || width == 0 {
         return Ok(Units::any(0));
     }
@@ -59,7 +59,8 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
         if columns > 0 {
             let a_part = if depth > 0 { q.from(at(a.q) + r * q_row) } else { q };
             let (b, epilogue) = (Right::Packed(keys.src()), plain(a.scale));
-            Product { m, n: columns, k: depth, a: a_part, a_row: q_row, b, c: scores, c_row: stride, epilogue }.run::<B>();
+            Product { m, n: columns, k: depth, a: a_part, a_row: q_row, b, c: scores, c_row: stride, epilogue: &epilogue }
+                .run::<B>();
             let [mb, mh, mr, mc] = a.mask.map(|s| s as usize);
             let mask = mask.map(|t| (t.from(batch * mb + h * mh + r * mr), mr, mc));
             let visible = if a.causal != 0 { r + columns - rows + 1 } else { columns };
@@ -68,7 +69,7 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
         let c = out.from(at(a.out) + r * out_row);
         let epilogue = plain(1.0);
         let a = scores.src();
-        Product { m, n: width, k: columns, a, a_row: stride, b: right, c, c_row: out_row, epilogue }.run::<B>();
+        Product { m, n: width, k: columns, a, a_row: stride, b: right, c, c_row: out_row, epilogue: &epilogue }.run::<B>();
     }
     Ok(Units::any(count))
 }

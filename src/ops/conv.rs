@@ -2,7 +2,7 @@
 
 use super::gemm::epilogue_of;
 use super::{Context, Entry, Op, Units};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kernels::{Backend, conv, depthwise};
 #[cfg(feature = "alloc")]
 use crate::kernels::{shallow, winograd};
@@ -11,13 +11,23 @@ use crate::program::{Conv, OpKind, Rules};
 
 /// [`Conv`](OpKind::Conv).
 pub const fn entry<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Conv, rules: Rules::of::<Conv>(), eval: eval::<B> }
+    Entry { kind: OpKind::Conv, rules: Rules::of::<Conv>(), eval: eval::<B, true> }
 }
 
-fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
+/// [`Conv`](OpKind::Conv) for images whose convolutions have one group each, but for depthwise ones, which are a kind of their own:
+/// one with more is an error when it runs. It takes less code and stack.
+pub const fn ungrouped<B: Backend>() -> Entry {
+    Entry { kind: OpKind::Conv, rules: Rules::of::<Conv>(), eval: eval::<B, false> }
+}
+
+fn eval<B: Backend, const GROUPED: bool>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (record, _) = op.record::<Conv>()?;
-    let epilogue = epilogue_of::<B>(context, op, &record.epilogue, 1.0)?;
-    let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
+    if !GROUPED && record.groups != 1 {
+        return Err(Error::new(Kind::MissingOp, "the op set's convolutions have one group, and this one has more"));
+    }
+    let made = epilogue_of::<B>(context, op, &record.epilogue, 1.0);
+    let epilogue = made.as_ref().map_err(|&e| e)?; // in place: no second one on the stack
+    let (x, w, y) = (context.input(op, 0), context.input(op, 1), context.output(op, 0));
     // Devices have no derived weights, and firmware links no code for them.
     #[cfg(feature = "alloc")]
     if let Some(derived) = context.derived(op)
@@ -25,14 +35,14 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
         && derived.len() >= scheme.weights(record)
         && context.scratch::<f32>().len() >= scheme.scratch(record)
     {
-        let count = winograd::conv::<B>(record, scheme, x, derived, y, epilogue, context.scratch(), context.range());
+        let count = winograd::conv::<B>(record, scheme, x, derived, y, *epilogue, context.scratch(), context.range());
         return Ok(Units::any(count));
     }
     #[cfg(feature = "alloc")]
     if shallow::suits(record) && context.scratch::<f32>().len() >= shallow::scratch(record) {
-        return Ok(Units::any(shallow::conv::<B>(record, x, w, y, epilogue, context.scratch(), context.range())));
+        return Ok(Units::any(shallow::conv::<B>(record, x, w, y, *epilogue, context.scratch(), context.range())));
     }
-    Ok(Units::any(conv::conv::<B>(record, x, w, y, epilogue, context.scratch(), context.range())))
+    Ok(Units::any(conv::conv::<B, GROUPED>(record, x, w, y, epilogue, context.scratch(), context.range())))
 }
 
 /// [`Depthwise`](OpKind::Depthwise).
@@ -42,7 +52,8 @@ pub const fn depthwise<B: Backend>() -> Entry {
 
 fn eval_depthwise<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (Depthwise(record), _) = op.record()?;
-    let epilogue = epilogue_of::<B>(context, op, &record.epilogue, 1.0)?;
-    let (x, w, y) = (context.src(op.needed_input(0)?), context.src(op.needed_input(1)?), context.dst(op.needed_output(0)?));
+    let made = epilogue_of::<B>(context, op, &record.epilogue, 1.0);
+    let epilogue = made.as_ref().map_err(|&e| e)?; // in place: no second one on the stack
+    let (x, w, y) = (context.input(op, 0), context.input(op, 1), context.output(op, 0));
     Ok(Units::any(depthwise::depthwise::<B>(record, x, w, y, epilogue, context.range())))
 }

@@ -140,7 +140,7 @@ fn integer(join: Join, a: i64, b: i64) -> i64 {
 }
 
 fn joined<T: Element>(record: &Index, context: &Context<'_>, op: &Op<'_>, join: impl Fn(T, T) -> T) -> Result<()> {
-    let (rows, to): (_, Dst<'_, T>) = (context.src::<T>(op.needed_input(2)?), context.dst(op.needed_output(0)?));
+    let (rows, to): (_, Dst<'_, T>) = (context.input::<T>(op, 2), context.output(op, 0));
     let row = record.row as usize;
     walk(record, context, op.needed_input(1)?, all(record), |t, start| {
         for i in 0..row {

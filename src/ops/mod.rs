@@ -13,9 +13,10 @@
 pub use crate::exec::context::Context;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::Image;
+use crate::image::{Image, OpView};
 use crate::kernels::{Backend, Isa};
 use crate::program::{NONE, OpKind, Record, Rules};
+use core::ops::Deref;
 
 pub mod attention;
 pub mod conv;
@@ -78,19 +79,21 @@ pub fn set(isa: Isa) -> Result<&'static [Entry]> {
     })
 }
 
-/// One op of a program, as an evaluator sees it.
+/// One op of a program, as an evaluator sees it: its place in the image, kind, operands and attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct Op<'a> {
-    /// Its kind.
-    pub kind: OpKind,
     /// Its number in the program.
     pub index: u32,
-    /// Numbers of the input tensors; [`NONE`] for an optional one that is absent.
-    pub inputs: &'a [u32],
-    /// Numbers of the output tensors, likewise.
-    pub outputs: &'a [u32],
-    /// Its record, and the tail.
-    pub attributes: &'a [u8],
+    /// What stands in the image.
+    pub view: &'a OpView<'a>,
+}
+
+impl<'a> Deref for Op<'a> {
+    type Target = OpView<'a>;
+    #[inline]
+    fn deref(&self) -> &OpView<'a> {
+        self.view
+    }
 }
 
 impl<'a> Op<'a> {
@@ -99,7 +102,7 @@ impl<'a> Op<'a> {
     /// # Errors
     /// [`Kind::BadImage`], never for a checked image.
     pub fn record<R: Record>(&self) -> Result<(&'a R, &'a [u8])> {
-        crate::program::split(self.attributes)
+        crate::program::split(self.view.attributes)
     }
 
     /// The number of an input tensor, if it is there.

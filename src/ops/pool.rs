@@ -12,6 +12,6 @@ pub const fn entry<B: Backend>() -> Entry {
 
 fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (record, _) = op.record::<Pool>()?;
-    let (x, y) = (context.src(op.needed_input(0)?), context.dst(op.needed_output(0)?));
+    let (x, y) = (context.input(op, 0), context.output(op, 0));
     Ok(Units::any(pool::pool::<B>(record, x, y, context.range())))
 }

@@ -54,7 +54,7 @@ fn each<'m>(
     mut step: impl FnMut(Step<'m>),
 ) -> Result<Units> {
     let [steps, batch, hidden] = [at.steps, at.batch, at.hidden].map(|n| n as usize);
-    let pre = context.src::<f32>(op.needed_input(0)?);
+    let pre = context.input::<f32>(op, 0);
     let initial = op.input(2).map(|t| context.src::<f32>(t));
     let y = op.output(0).map(|t| context.dst::<f32>(t));
     let last = op.needed_output(1)?;
@@ -97,7 +97,7 @@ fn each<'m>(
 fn eval_lstm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (l, _) = op.record::<Lstm>()?;
     let (batch, hidden) = (l.at.batch as usize, l.at.hidden as usize);
-    let r = context.src::<f32>(op.needed_input(1)?);
+    let r = context.input::<f32>(op, 1);
     let last_c = op.needed_output(2)?;
     if !context.units(1).is_empty() {
         start(context, op.input(3), last_c, 4 * batch * hidden);
@@ -120,7 +120,7 @@ pub const fn gru<B: Backend>() -> Entry {
 fn eval_gru<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (g, _) = op.record::<Gru>()?;
     let hidden = g.at.hidden as usize;
-    let r = context.src::<f32>(op.needed_input(1)?);
+    let r = context.input::<f32>(op, 1);
     let bias = op.input(3).map(|t| context.src(t));
     let activations = [0, 1].map(|i| (function(g.activations[i]), g.p[i]));
     let scratch = context.scratch::<f32>();

@@ -1,7 +1,7 @@
 //! Ops along an axis.
 
 use super::{Context, Entry, Op, Units};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kernels::reduce::{self as kernels, Pieces};
 use crate::kernels::{Backend, Dst, Src};
 use crate::program::cut::group;
@@ -120,15 +120,24 @@ fn integer(kind: ReduceKind, a: i64, b: i64) -> i64 {
 
 /// [`Softmax`](OpKind::Softmax).
 pub const fn softmax<B: Backend>() -> Entry {
-    Entry { kind: OpKind::Softmax, rules: Rules::of::<Softmax>(), eval: eval_softmax::<B> }
+    Entry { kind: OpKind::Softmax, rules: Rules::of::<Softmax>(), eval: eval_softmax::<B, false> }
 }
 
-fn eval_softmax<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
+/// [`Softmax`](OpKind::Softmax) for images that have it along the last axis alone, and no logarithm of it
+/// ([`Softmax::is_of_rows`]), as classifiers do: another is an error when it runs. It takes half of the code.
+pub const fn softmax_rows<B: Backend>() -> Entry {
+    Entry { kind: OpKind::Softmax, rules: Rules::of::<Softmax>(), eval: eval_softmax::<B, true> }
+}
+
+fn eval_softmax<B: Backend, const ROWS: bool>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (s, _) = op.record::<Softmax>()?;
-    let sizes = [s.outer, s.len, s.inner].map(|n| n as usize);
-    let (x, y) = (context.src(op.needed_input(0)?), context.dst(op.needed_output(0)?));
+    if ROWS && !s.is_of_rows() {
+        return Err(Error::new(Kind::MissingOp, "the op set's softmax is of rows, without logarithm, and this one is not"));
+    }
+    let sizes = [s.outer as usize, s.len as usize, if ROWS { 1 } else { s.inner as usize }];
+    let (x, y) = (context.input(op, 0), context.output(op, 0));
     let (pieces, units) = pieces(context, sizes);
-    B::launch(kernels::Softmax { sizes, log: s.log != 0, x, y, pieces });
+    B::launch(kernels::Softmax { sizes, log: !ROWS && s.log != 0, x, y, pieces });
     Ok(units)
 }
 
@@ -145,10 +154,10 @@ fn eval_norm<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
         rms: n.rms != 0,
         per_row: n.per_row as usize,
         epsilon: n.epsilon,
-        x: context.src(op.needed_input(0)?),
+        x: context.input(op, 0),
         scale: op.input(1).map(|t| context.src(t)),
         bias: op.input(2).map(|t| context.src(t)),
-        y: context.dst(op.needed_output(0)?),
+        y: context.output(op, 0),
         rows: context.pieces(rows, each),
     });
     Ok(Units::any(rows.div_ceil(each)))
@@ -183,7 +192,7 @@ fn arg<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<Un
     let (a, _) = op.record::<ArgReduce>()?;
     let sizes = [a.outer, a.len, a.inner].map(|n| n as usize);
     let [_, len, inner] = sizes;
-    let (x, y) = (context.src::<T>(op.needed_input(0)?), context.dst::<i64>(op.needed_output(0)?));
+    let (x, y) = (context.input::<T>(op, 0), context.output::<i64>(op, 0));
     let lines = Lines::of(context, sizes);
     for (o, i) in lines.each() {
         let at = |j: usize| x.at((o * len + j) * inner + i);
@@ -217,8 +226,8 @@ fn top<T: Element + PartialOrd>(context: &Context<'_>, op: &Op<'_>) -> Result<Un
     let (t, _) = op.record::<TopK>()?;
     let (sizes, k) = ([t.outer, t.len, t.inner].map(|n| n as usize), t.k as usize);
     let [_, len, inner] = sizes;
-    let x = context.src::<T>(op.needed_input(0)?);
-    let (values, indices) = (context.dst::<T>(op.needed_output(0)?), context.dst::<i64>(op.needed_output(1)?));
+    let x = context.input::<T>(op, 0);
+    let (values, indices) = (context.output::<T>(op, 0), context.output::<i64>(op, 1));
     let best = context.scratch::<u32>();
     let lines = Lines::of(context, sizes);
     for (o, i) in lines.each() {

@@ -16,14 +16,14 @@ pub const fn resample<B: Backend>() -> Entry {
 fn eval_resample<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (r, _) = op.record::<Resample>()?;
     let sizes = [r.outer, r.len, r.out, r.inner].map(|n| n as usize);
-    let (taps, places) = (r.taps as usize, context.src::<i32>(op.needed_input(1)?));
+    let (taps, places) = (r.taps as usize, context.input::<i32>(op, 1));
     if (0..sizes[2] * taps).any(|t| places.at(t) as usize >= sizes[1]) {
         return Err(Error::new(Kind::Value, "a resample reads outside of its axis"));
     }
-    let (x, weights) = (context.src(op.needed_input(0)?), context.src(op.needed_input(2)?));
+    let (x, weights) = (context.input(op, 0), context.input(op, 2));
     let (count, each) = (sizes[0] * sizes[2], group(sizes[3] * taps));
     let rows = context.pieces(count, each);
-    B::launch(kernels::Resample { sizes, taps, x, places, weights, y: context.dst(op.needed_output(0)?), rows });
+    B::launch(kernels::Resample { sizes, taps, x, places, weights, y: context.output(op, 0), rows });
     Ok(Units::any(count.div_ceil(each)))
 }
 

@@ -80,8 +80,8 @@ fn cubic(t: f32) -> [f32; 4] {
 
 fn eval_grid_sample(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (g, _) = op.record::<GridSample>()?;
-    let (x, grid) = (context.src::<f32>(op.needed_input(0)?), context.src::<f32>(op.needed_input(1)?));
-    let y = context.dst::<f32>(op.needed_output(0)?);
+    let (x, grid) = (context.input::<f32>(op, 0), context.input::<f32>(op, 1));
+    let y = context.output::<f32>(op, 0);
     let [batch, channels, points, axes] = [g.batch, g.channels, g.points, g.axes].map(|n| n as usize);
     let sizes = g.sizes.map(|n| n as usize);
     let plane = sizes[0] * sizes[1] * sizes[2];
@@ -135,8 +135,8 @@ fn sides(x: f32, n: usize) -> Option<[(usize, f32); 2]> {
 
 fn eval_roi_align(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (r, _) = op.record::<RoiAlign>()?;
-    let (x, regions) = (context.src::<f32>(op.needed_input(0)?), context.src::<f32>(op.needed_input(1)?));
-    let (pictures, y) = (context.src::<i64>(op.needed_input(2)?), context.dst::<f32>(op.needed_output(0)?));
+    let (x, regions) = (context.input::<f32>(op, 0), context.input::<f32>(op, 1));
+    let (pictures, y) = (context.input::<i64>(op, 2), context.output::<f32>(op, 0));
     let [channels, h, w] = [r.channels, r.height, r.width].map(|n| n as usize);
     let [count, out_h, out_w] = [r.regions, r.out_h, r.out_w].map(|n| n as usize);
     let offset = if r.half_pixel != 0 { 0.5 } else { 0.0 };

@@ -4,6 +4,7 @@
 use super::{Context, Entry, Externs, Op, Units};
 use crate::error::Result;
 use crate::exec::context::Scratch;
+use crate::image::OpView;
 use crate::image::layout::{Place, TensorRecord};
 use crate::program::{self, NONE, Operand, Operands, Record};
 use crate::tensor::{DType, Element, MAX_RANK};
@@ -62,7 +63,7 @@ impl<'a, R: Record> Case<'a, R> {
             v.iter().map(|t| t.as_ref().map(|t| Operand { dtype: t.dtype, bytes: t.bytes.len() as u64 })).collect()
         };
         let (inputs, outputs) = (operands(&self.inputs), operands(&self.outputs));
-        program::check(kind, &self.attributes(), &Operands { inputs: &inputs, outputs: &outputs })
+        Operands::with(&inputs, &outputs, |operands| program::check(kind, &self.attributes(), operands))
     }
 
     fn attributes(&self) -> Vec<u8> {
@@ -118,7 +119,8 @@ impl<'a, R: Record> Case<'a, R> {
         let scratch = arena.len() * 64;
         arena.resize(arena.len() + scratch_bytes.div_ceil(64) + 1, Line([CANARY; 64]));
         let before: Vec<u8> = arena.iter().flat_map(|l| l.0).collect();
-        let op = Op { kind: entry.kind, index: 0, inputs: &inputs, outputs: &outputs, attributes };
+        let view = OpView { kind: entry.kind, inputs: &inputs, outputs: &outputs, attributes, scratch: 0 };
+        let op = Op { index: 0, view: &view };
         let evaluate = |arena: &mut [Line], range: Range<usize>, resumes: bool| {
             let base = arena.as_mut_ptr().cast::<u8>();
             // SAFETY: the records lie inside of the arena, each with a line behind; scratch has a part of its own.

@@ -181,10 +181,10 @@ fn pack(weights: Vec<Weight>, offsets: &[Option<u64>], bytes: &mut [u8]) -> Resu
 
 /// Finds the op that an error of the image's check speaks of.
 fn explain(drafts: &[Draft], error: crate::error::Error) -> PlanError {
-    match error.at {
+    match error.place() {
         // An op's number does not say of which program; of most models there is but one.
         Where::Op(i) if drafts.len() == 1 => match drafts[0].ops.get(i as usize) {
-            Some(op) => PlanError::of(op, error.what.into()),
+            Some(op) => PlanError::of(op, error.what().into()),
             None => PlanError::Program(format!("{error}")),
         },
         _ => PlanError::Program(format!("{error}")),
@@ -260,7 +260,7 @@ fn place_program(
     let scratch = draft
         .ops
         .iter()
-        .map(|op| program::scratch(op.kind, &op.attributes).map_err(|e| PlanError::of(op, e.what.into())))
+        .map(|op| program::scratch(op.kind, &op.attributes).map_err(|e| PlanError::of(op, e.what().into())))
         .collect::<Result<Vec<_>, _>>()?;
     let first_scratch = blocks.len();
     for (i, &bytes) in scratch.iter().enumerate() {
@@ -296,7 +296,7 @@ fn place_program(
             Memory::Weight(w) => weights[w.0 as usize].bytes,
             _ => 0,
         };
-        let macs = program::macs(op.kind, &op.attributes).map_err(|e| PlanError::of(op, e.what.into()))?;
+        let macs = program::macs(op.kind, &op.attributes).map_err(|e| PlanError::of(op, e.what().into()))?;
         report.macs = report.macs.saturating_add(macs);
         report.ops.push(OpReport {
             name: op.name.clone(),

@@ -66,14 +66,14 @@ impl Record for Attention {
             return bad("an attention has no depth or width, or rows that overlap");
         }
         let axes = |s: [u32; 3], n: u32, d: u32| [(self.batch, s[0]), (self.heads, s[1]), (n, s[2]), (d, 1)];
-        operands.input(0)?.holds(DType::F32, reach(&axes(self.q, self.rows, self.depth))?)?;
-        operands.input(1)?.holds(DType::F32, reach(&axes(self.k, self.columns, self.depth))?)?;
-        operands.input(2)?.holds(DType::F32, reach(&axes(self.v, self.columns, self.width))?)?;
+        operands.reads(0, reach(&axes(self.q, self.rows, self.depth))?)?;
+        operands.reads(1, reach(&axes(self.k, self.columns, self.depth))?)?;
+        operands.reads(2, reach(&axes(self.v, self.columns, self.width))?)?;
         if let Some(mask) = operands.optional_input(3) {
             let [b, h, r, c] = self.mask;
             mask.holds(DType::F32, reach(&[(self.batch, b), (self.heads, h), (self.rows, r), (self.columns, c)])?)?;
         }
-        operands.output(0)?.holds(DType::F32, reach(&axes(self.out, self.rows, self.width))?)
+        operands.writes(0, reach(&axes(self.out, self.rows, self.width))?)
     }
 
     /// K and, unless it is read in place, V of one head in panels, and a block of scores.

@@ -1,8 +1,7 @@
 //! Convolution and pooling over channels-last maps.
 
-use super::{Cut, Epilogue, Operands, Record, Tile, bad, packed_len, reach};
+use super::{Cut, Epilogue, Operands, Record, Tile, bad, packed_len, reach, work};
 use crate::error::Result;
-use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A convolution over an NHWC map (one-dimensional: height 1), with zero padding.
@@ -43,7 +42,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    fn check_geometry(&self, operands: &Operands<'_>, weights: u64) -> Result<()> {
+    fn check_geometry(&self, operands: &Operands<'_>, weights: Option<u64>) -> Result<()> {
         let positive =
             [self.kernel_h, self.kernel_w, self.stride_h, self.stride_w, self.dilation_h, self.dilation_w, self.groups];
         // The evaluators compute positions in i32.
@@ -73,10 +72,12 @@ impl Conv {
                 _ => bad("a convolution's map is too large"),
             }
         };
-        operands.input(0)?.holds(DType::F32, map(self.in_h, self.in_w, self.in_c, self.in_pitch)?)?;
-        operands.input(1)?.holds(DType::F32, weights)?;
+        operands.reads(0, map(self.in_h, self.in_w, self.in_c, self.in_pitch)?)?;
+        if let Some(weights) = weights {
+            operands.reads(1, weights)?;
+        }
         let y = map(self.out_h, self.out_w, self.out_c, self.out_pitch)?;
-        operands.output(0)?.holds(DType::F32, y)?;
+        operands.writes(0, y)?;
         self.epilogue.check(operands, self.out_c as u64, y)
     }
 
@@ -88,7 +89,11 @@ impl Conv {
     /// Whether it is a matrix product over pixels.
     pub fn is_pointwise(&self) -> bool {
         let ones = [self.kernel_h, self.kernel_w, self.stride_h, self.stride_w];
-        ones == [1; 4] && self.pad_top == 0 && self.pad_left == 0 && self.out_h == self.in_h && self.out_w == self.in_w
+        ones.iter().all(|&n| n == 1)
+            && self.pad_top == 0
+            && self.pad_left == 0
+            && self.out_h == self.in_h
+            && self.out_w == self.in_w
     }
 
     /// Whether the pixels of one row of a window lie side by side in memory.
@@ -104,12 +109,14 @@ impl Conv {
     }
 
     /// Depth of one group's weight matrix.
+    #[cfg_attr(target_os = "none", inline(never))] // a dozen calls, none of them in a loop
     pub const fn depth(&self) -> u64 {
         let groups = if self.groups == 0 { 1 } else { self.groups };
         (self.kernel_h as u64 * self.kernel_w as u64).saturating_mul((self.in_c / groups) as u64)
     }
 
     /// Output pixels of all pictures.
+    #[cfg_attr(target_os = "none", inline(never))]
     pub const fn pixels(&self) -> u64 {
         (self.out_h as u64 * self.out_w as u64).saturating_mul(self.batch as u64)
     }
@@ -139,7 +146,7 @@ impl Record for Conv {
             Some(n) if n < 1 << 40 => {}
             _ => return bad("a convolution's weights are too large"),
         }
-        self.check_geometry(operands, self.weights())
+        self.check_geometry(operands, Some(self.weights()))
     }
 
     /// Room to gather the windows of one tile of output pixels, or for a row of zeros.
@@ -156,7 +163,7 @@ impl Record for Conv {
     }
 
     fn macs(&self) -> u64 {
-        self.pixels().saturating_mul(self.out_c as u64).saturating_mul(self.depth())
+        work(&[self.pixels(), self.out_c as u64, self.depth()])
     }
 
     fn unit_work(&self, tile: Tile) -> u64 {
@@ -171,21 +178,22 @@ impl Record for Conv {
 pub struct Depthwise(pub Conv);
 
 impl Record for Depthwise {
+    const SCRATCH: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let c = &self.0;
         if c.in_c != c.out_c || c.groups != c.out_c {
             return bad("a depthwise convolution has one input and one output channel per group");
         }
         match (c.kernel_h as u64 * c.kernel_w as u64).checked_mul(c.out_c as u64) {
-            Some(weights) => c.check_geometry(operands, weights),
+            Some(weights) => c.check_geometry(operands, Some(weights)),
             None => bad("a convolution's weights are too large"),
         }
     }
 
     fn macs(&self) -> u64 {
         let c = &self.0;
-        let taps = (c.kernel_h as u64).saturating_mul(c.kernel_w as u64);
-        c.pixels().saturating_mul(c.out_c as u64).saturating_mul(taps)
+        work(&[c.pixels(), c.out_c as u64, c.kernel_h as u64, c.kernel_w as u64])
     }
 
     /// A row of the output.
@@ -235,6 +243,9 @@ pub struct Pool {
 }
 
 impl Record for Pool {
+    const SCRATCH: bool = false;
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.kind > 2 {
             return bad("a pooling op is of an unknown kind");
@@ -264,9 +275,7 @@ impl Record for Pool {
         if self.pad_bottom > 1 << 24 || self.pad_right > 1 << 24 {
             return bad("a pooling op's padding is too large");
         }
-        let x = operands.input(0)?;
-        let inputs = [Some(x), Some(x)];
-        conv.check_geometry(&Operands { inputs: &inputs, outputs: operands.outputs }, 0)
+        conv.check_geometry(operands, None)
     }
     /// A row of the output: what its windows read.
     fn unit_work(&self, _tile: Tile) -> u64 {

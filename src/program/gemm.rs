@@ -1,8 +1,7 @@
 //! The matrix product and the epilogue that it shares with convolution.
 
 use super::{Cut, Operands, Record, Tile, Unary, bad, reach};
-use crate::error::Result;
-use crate::tensor::DType;
+use crate::error::{Error, Kind, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Columns of one panel of packed f32 weights: one AVX-512, two AVX2, four NEON registers.
@@ -43,10 +42,10 @@ impl Epilogue {
             return bad("an epilogue has an unknown bias, residual or activation code");
         }
         if self.bias == 1 {
-            operands.input(2)?.holds(DType::F32, columns)?;
+            operands.reads(2, columns)?;
         }
         if self.residual > 0 {
-            operands.input(3)?.holds(DType::F32, extent)?;
+            operands.reads(3, extent)?;
         }
         Ok(())
     }
@@ -133,6 +132,12 @@ impl Gemm {
         (m, batch)
     }
 
+    /// Whether it is one row times packed weights: what [`Row`] asks.
+    pub fn is_row(&self) -> bool {
+        let [a, b, c] = self.batch;
+        [self.m, a, b, c, self.a_col, self.b_packed].iter().all(|&n| n == 1)
+    }
+
     fn axes(&self, strides: [u32; 3], inner: [(u32, u32); 2]) -> [(u32, u32); 5] {
         let b = self.batch;
         [(b[0], strides[0]), (b[1], strides[1]), (b[2], strides[2]), inner[0], inner[1]]
@@ -142,7 +147,7 @@ impl Gemm {
 impl Record for Gemm {
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let a = reach(&self.axes(self.a_batch, [(self.m, self.a_row), (self.k, self.a_col)]))?;
-        operands.input(0)?.holds(DType::F32, a)?;
+        operands.reads(0, a)?;
         let b = match self.b_packed {
             0 => reach(&self.axes(self.b_batch, [(self.k, self.b_row), (self.n, self.b_col)]))?,
             1 => {
@@ -154,9 +159,9 @@ impl Record for Gemm {
             }
             _ => return bad("a gemm has an unknown layout of B"),
         };
-        operands.input(1)?.holds(DType::F32, b)?;
+        operands.reads(1, b)?;
         let c = reach(&self.axes(self.c_batch, [(self.m, self.c_row), (self.n, 1)]))?;
-        operands.output(0)?.holds(DType::F32, c)?;
+        operands.writes(0, c)?;
         if self.m > 1 && self.c_row < self.n {
             return bad("rows of a gemm's output overlap");
         }
@@ -181,5 +186,32 @@ impl Record for Gemm {
     fn unit_work(&self, tile: Tile) -> u64 {
         let (rows, columns) = Cut::of(self.merged().0, self.n as usize, self.k as usize, tile).largest();
         (rows as u64 * columns as u64).saturating_mul(self.k as u64)
+    }
+}
+
+/// The record of a product of one row and packed weights: a [`Gemm`] under the few rules that are left of it.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
+pub struct Row(pub Gemm);
+
+impl Record for Row {
+    const SCRATCH: bool = false;
+
+    fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
+        let g = &self.0;
+        if !g.is_row() {
+            return Err(Error::new(
+                Kind::MissingOp,
+                "the op set's products have one row and packed weights, and this one has not",
+            ));
+        }
+        operands.reads(0, g.k as u64)?;
+        operands.reads(1, packed_len(g.k as u64, g.n as u64))?;
+        operands.writes(0, g.n as u64)?;
+        g.epilogue.check(operands, g.n as u64, g.n as u64)
+    }
+
+    fn macs(&self) -> u64 {
+        self.0.n as u64 * self.0.k as u64
     }
 }

@@ -132,7 +132,33 @@ impl OpKind {
 
     /// The kind with this number, if there is one.
     pub const fn from_number(number: u16) -> Option<OpKind> {
-        if number >= 1 && number as usize <= Self::ALL.len() { Some(Self::ALL[number as usize - 1]) } else { None }
+        // Not by the list: a compiler sees that this is the number itself.
+        Some(match number {
+            1 => OpKind::Gemm,
+            2 => OpKind::Conv,
+            3 => OpKind::Depthwise,
+            4 => OpKind::Pool,
+            5 => OpKind::Map,
+            6 => OpKind::Copy,
+            7 => OpKind::Gather,
+            8 => OpKind::Reduce,
+            9 => OpKind::Softmax,
+            10 => OpKind::Norm,
+            11 => OpKind::Attention,
+            12 => OpKind::Lstm,
+            13 => OpKind::Gru,
+            14 => OpKind::ArgReduce,
+            15 => OpKind::TopK,
+            16 => OpKind::Window,
+            17 => OpKind::Extern,
+            18 => OpKind::GatherNd,
+            19 => OpKind::Scatter,
+            20 => OpKind::Resample,
+            21 => OpKind::Cumulate,
+            22 => OpKind::GridSample,
+            23 => OpKind::RoiAlign,
+            _ => return None,
+        })
     }
 
     /// The name used in listings (`gemm`, `conv` …).
@@ -192,11 +218,14 @@ impl Operand {
 }
 
 /// The operands of one op, as a record's check sees them.
+#[derive(Clone, Copy)]
 pub struct Operands<'a> {
-    /// Inputs; `None` where an optional one is absent.
-    pub inputs: &'a [Option<Operand>],
-    /// Outputs; `None` where an optional one is absent.
-    pub outputs: &'a [Option<Operand>],
+    /// Numbers of the inputs; [`NONE`] where an optional one is absent.
+    pub inputs: &'a [u32],
+    /// Numbers of the outputs, likewise.
+    pub outputs: &'a [u32],
+    /// What there is to know of the operand of a number. Asked one by one: a table of them would be on a device's small stack.
+    pub of: &'a dyn Fn(u32) -> Option<Operand>,
 }
 
 impl Operands<'_> {
@@ -210,7 +239,7 @@ impl Operands<'_> {
 
     /// The input of this number, if it is there.
     pub fn optional_input(&self, i: usize) -> Option<Operand> {
-        self.inputs.get(i).copied().flatten()
+        self.operand(self.inputs, i)
     }
 
     /// The output of this number, which must be there.
@@ -223,7 +252,39 @@ impl Operands<'_> {
 
     /// The output of this number, if it is there.
     pub fn optional_output(&self, i: usize) -> Option<Operand> {
-        self.outputs.get(i).copied().flatten()
+        self.operand(self.outputs, i)
+    }
+
+    fn operand(&self, numbers: &[u32], i: usize) -> Option<Operand> {
+        numbers.get(i).filter(|&&number| number != NONE).and_then(|&number| (self.of)(number))
+    }
+
+    /// Checks that the input of this number is there and holds so many `f32`.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`] when it does not.
+    #[cfg_attr(target_os = "none", inline(never))] // many calls: small rather than fast on a device
+    pub fn reads(&self, i: usize, elements: u64) -> Result<()> {
+        self.input(i)?.holds(DType::F32, elements)
+    }
+
+    /// Checks that the output of this number is there and holds so many `f32`.
+    ///
+    /// # Errors
+    /// [`Kind::BadImage`] when it does not.
+    #[cfg_attr(target_os = "none", inline(never))]
+    pub fn writes(&self, i: usize, elements: u64) -> Result<()> {
+        self.output(i)?.holds(DType::F32, elements)
+    }
+
+    /// Calls `run` with these as operands, numbered one after another.
+    #[cfg(test)]
+    pub(crate) fn with<T>(inputs: &[Option<Operand>], outputs: &[Option<Operand>], run: impl FnOnce(&Operands<'_>) -> T) -> T {
+        let all = [inputs, outputs].concat();
+        let number = |(i, operand): (usize, &Option<Operand>)| if operand.is_some() { i as u32 } else { NONE };
+        let numbers: Vec<u32> = all.iter().enumerate().map(number).collect();
+        let (inputs, outputs) = numbers.split_at(inputs.len());
+        run(&Operands { inputs, outputs, of: &|number| all[number as usize] })
     }
 }
 
@@ -236,10 +297,16 @@ pub trait Record: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLay
     /// [`Kind::BadImage`], saying what is wrong.
     fn check(&self, tail: &[u8], operands: &Operands<'_>) -> Result<()>;
 
+    /// Whether it may need scratch memory. Where it says no, [`scratch`](Record::scratch) is never asked.
+    const SCRATCH: bool = true;
+
     /// Bytes of scratch memory, aligned to 64 bytes, that any of the kernels needs while the op runs.
     fn scratch(&self, _tail: &[u8]) -> u64 {
         0
     }
+
+    /// Whether it may have multiply-accumulates. Where it says no, [`macs`](Record::macs) is never asked.
+    const MACS: bool = true;
 
     /// Multiply-accumulates of one run.
     fn macs(&self) -> u64 {
@@ -309,7 +376,14 @@ impl Rules {
         fn macs<R: Record>(attributes: &[u8]) -> Result<u64> {
             Ok(split::<R>(attributes)?.0.macs())
         }
-        Rules { check: check::<R>, scratch: scratch::<R>, macs: macs::<R> }
+        fn none(_: &[u8]) -> Result<u64> {
+            Ok(0)
+        }
+        Rules {
+            check: check::<R>,
+            scratch: if R::SCRATCH { scratch::<R> } else { none },
+            macs: if R::MACS { macs::<R> } else { none },
+        }
     }
 
     /// The rules of a kind.
@@ -382,6 +456,12 @@ pub(crate) fn extent(axes: &[(u32, u32)]) -> Option<u64> {
 #[cfg_attr(target_os = "none", inline(never))] // many calls, rare ones: small rather than fast on a device
 pub(crate) const fn bad<T>(what: &'static str) -> Result<T> {
     Err(Error::new(Kind::BadImage, what))
+}
+
+/// The product of these, at most the largest number that there is.
+#[cfg_attr(target_os = "none", inline(never))] // as `reach`
+pub(crate) fn work(factors: &[u64]) -> u64 {
+    factors.iter().fold(1, |product: u64, &factor| product.saturating_mul(factor))
 }
 
 /// [`extent`], where an overflow is an error.

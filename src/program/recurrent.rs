@@ -41,8 +41,8 @@ impl Steps {
         let columns = gates * hidden_padded(self.hidden);
         let (state, h) = (self.batch as u64 * self.hidden as u64, self.hidden);
         let pre = reach(&[(self.steps, self.pre_step), (self.batch, self.pre_batch), (columns, 1)])?;
-        operands.input(0)?.holds(DType::F32, pre)?;
-        operands.input(1)?.holds(DType::F32, super::packed_len(h as u64, columns as u64))?;
+        operands.reads(0, pre)?;
+        operands.reads(1, super::packed_len(h as u64, columns as u64))?;
         match operands.optional_output(0) {
             Some(y) => y.holds(DType::F32, reach(&[(self.steps, self.y_step), (self.batch, self.y_batch), (h, 1)])?)?,
             // Else scratch memory would be missing.
@@ -51,7 +51,7 @@ impl Steps {
         }
         for i in 0..states {
             operands.optional_input(2 + i).map_or(Ok(()), |o| o.holds(DType::F32, state))?;
-            operands.output(1 + i)?.holds(DType::F32, state)?;
+            operands.writes(1 + i, state)?;
         }
         Ok(())
     }

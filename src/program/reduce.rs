@@ -60,6 +60,9 @@ pub struct Reduce {
 }
 
 impl Record for Reduce {
+    const SCRATCH: bool = false;
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let Some(kind) = ReduceKind::from_number(self.kind) else {
             return bad("a reduction is of an unknown kind");
@@ -93,11 +96,21 @@ pub struct Softmax {
     pub log: u32,
 }
 
+impl Softmax {
+    /// Whether it is along the last axis, and no logarithm.
+    pub fn is_of_rows(&self) -> bool {
+        self.inner == 1 && self.log == 0
+    }
+}
+
 impl Record for Softmax {
+    const SCRATCH: bool = false;
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let n = product(&[self.outer, self.len, self.inner])?;
-        operands.input(0)?.holds(DType::F32, n)?;
-        operands.output(0)?.holds(DType::F32, n)
+        operands.reads(0, n)?;
+        operands.writes(0, n)
     }
 
     fn unit_work(&self, _tile: Tile) -> u64 {
@@ -127,10 +140,13 @@ pub struct Norm {
 }
 
 impl Record for Norm {
+    const SCRATCH: bool = false;
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let n = product(&[self.rows, self.len])?;
-        operands.input(0)?.holds(DType::F32, n)?;
-        operands.output(0)?.holds(DType::F32, n)?;
+        operands.reads(0, n)?;
+        operands.writes(0, n)?;
         let parameters = if self.per_row == 0 { self.len } else { self.per_row } as u64;
         for i in 1..3 {
             if let Some(p) = operands.optional_input(i) {
@@ -169,6 +185,8 @@ pub struct ArgReduce {
 }
 
 impl Record for ArgReduce {
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.len == 0 {
             return bad("the largest of no values was asked for");
@@ -202,6 +220,8 @@ pub struct TopK {
 }
 
 impl Record for TopK {
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.k > self.len {
             return bad("more values were asked for than there are");

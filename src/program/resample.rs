@@ -31,11 +31,11 @@ impl Record for Resample {
             return bad("a resample has no taps");
         }
         let cube = |sizes: [u32; 3]| volume(&sizes);
-        operands.input(0)?.holds(DType::F32, cube([self.outer, self.len, self.inner])?)?;
+        operands.reads(0, cube([self.outer, self.len, self.inner])?)?;
         let sums = cube([self.out, self.taps, 1])?;
         operands.input(1)?.holds(DType::I32, sums)?;
-        operands.input(2)?.holds(DType::F32, sums)?;
-        operands.output(0)?.holds(DType::F32, cube([self.outer, self.out, self.inner])?)
+        operands.reads(2, sums)?;
+        operands.writes(0, cube([self.outer, self.out, self.inner])?)
     }
 
     fn macs(&self) -> u64 {
@@ -69,6 +69,8 @@ pub struct Cumulate {
 }
 
 impl Record for Cumulate {
+    const MACS: bool = false;
+
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let (x, y) = (operands.input(0)?, operands.output(0)?);
         if !matches!(x.dtype, DType::F32 | DType::F64 | DType::I64 | DType::I32) {

@@ -39,9 +39,9 @@ impl Record for GridSample {
             return bad("a grid sample's picture has an impossible size");
         }
         let x = volume(&[self.batch, self.channels, self.sizes[0], self.sizes[1], self.sizes[2]])?;
-        operands.input(0)?.holds(DType::F32, x)?;
-        operands.input(1)?.holds(DType::F32, volume(&[self.batch, self.points, self.axes])?)?;
-        operands.output(0)?.holds(DType::F32, volume(&[self.batch, self.channels, self.points])?)
+        operands.reads(0, x)?;
+        operands.reads(1, volume(&[self.batch, self.points, self.axes])?)?;
+        operands.writes(0, volume(&[self.batch, self.channels, self.points])?)
     }
 
     fn macs(&self) -> u64 {
@@ -90,10 +90,10 @@ impl Record for RoiAlign {
         if sizes.iter().any(|&d| d == 0 || d > 1 << 24) || self.samples > Self::MOST_SAMPLES {
             return bad("a region's cells or samples are of an impossible number");
         }
-        operands.input(0)?.holds(DType::F32, volume(&[self.batch, self.channels, self.height, self.width])?)?;
-        operands.input(1)?.holds(DType::F32, volume(&[self.regions, 4])?)?;
+        operands.reads(0, volume(&[self.batch, self.channels, self.height, self.width])?)?;
+        operands.reads(1, volume(&[self.regions, 4])?)?;
         operands.input(2)?.holds(DType::I64, self.regions as u64)?;
-        operands.output(0)?.holds(DType::F32, volume(&[self.regions, self.channels, self.out_h, self.out_w])?)
+        operands.writes(0, volume(&[self.regions, self.channels, self.out_h, self.out_w])?)
     }
 
     fn macs(&self) -> u64 {

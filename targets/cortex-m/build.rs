@@ -2,7 +2,7 @@
 //! section of their own, the size of the arena, and the ops that the image uses, so that no others are linked.
 
 use kiln::image::{Image, OpView};
-use kiln::program::{self, Conv, Domain, Gemm, Map, OpKind};
+use kiln::program::{self, Conv, Domain, Gemm, Map, OpKind, Softmax};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -27,8 +27,14 @@ fn main() {
         fs::write(out.join(name).with_extension("rs"), code).unwrap();
     }
 
+    fs::write(out.join("stacks.rs"), stacks(&images.join("stacks"))).unwrap();
     fs::write(out.join("size.rs"), sized(&env::var("KILN_OPS").unwrap_or_default())).unwrap();
     println!("cargo::rerun-if-env-changed=KILN_OPS");
+
+    println!("cargo::rustc-check-cfg=cfg(thumb2)");
+    if !env::var("TARGET").unwrap().starts_with("thumbv6m") {
+        println!("cargo::rustc-cfg=thumb2");
+    }
 
     // What links it: the board's memory, and where images go in it.
     println!("cargo::rerun-if-env-changed=KILN_BOARD");
@@ -60,30 +66,64 @@ fn bytes(name: &str, path: &Path, len: usize) -> String {
     )
 }
 
+/// An image of a file, which stays in memory: this program is short-lived.
+fn checked(path: &Path) -> Image<'static> {
+    let file = read(path);
+    let aligned = vec![0u64; file.len().div_ceil(8) + 8].leak();
+    let start = aligned.as_ptr().align_offset(64);
+    let copy = &mut bytes_of(aligned)[8 * start..][..file.len()];
+    copy.copy_from_slice(&file);
+    Image::new(copy).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 /// An image: the constants `IMAGE`, `ARENA` and `OPS`, their names after a prefix.
 fn constants(prefix: &str, path: &Path) -> String {
-    let file = read(path);
-    let mut aligned = vec![0u64; file.len().div_ceil(8) + 8];
-    let start = aligned.as_ptr().align_offset(64);
-    let copy = &mut bytes_of(&mut aligned)[8 * start..][..file.len()];
-    copy.copy_from_slice(&file);
-    let image = Image::new(copy).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let image = checked(path);
     let program = image.main();
     let wide =
         |op: OpView<'_>| op.kind == OpKind::Map && program::split::<Map>(op.attributes).unwrap().0.domain != Domain::F32 as u32;
     let map = if program.ops().any(wide) { entry(OpKind::Map) } else { F32_MAP };
     let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
+    let rows =
+        program.ops().filter(|op| op.kind == OpKind::Gemm).all(|op| program::split::<Gemm>(op.attributes).unwrap().0.is_row());
+    let gemm = if rows { ROW_GEMM } else { entry(OpKind::Gemm) };
+    let rows = |op: OpView<'_>| op.kind != OpKind::Softmax || program::split::<Softmax>(op.attributes).unwrap().0.is_of_rows();
+    let softmax = if program.ops().all(rows) { ROWS_SOFTMAX } else { entry(OpKind::Softmax) };
+    let one = |op: OpView<'_>| op.kind != OpKind::Conv || program::split::<Conv>(op.attributes).unwrap().0.groups == 1;
+    let conv = if program.ops().all(one) { UNGROUPED_CONV } else { entry(OpKind::Conv) };
     let backend = if program.ops().all(|op| has_clamps_only(&op)) { CLAMPS } else { ALL };
     kinds.sort();
     kinds.dedup();
-    let mut code = bytes(&format!("{prefix}IMAGE"), path, file.len());
+    let mut code = bytes(&format!("{prefix}IMAGE"), path, image.bytes());
     writeln!(code, "pub const {prefix}ARENA: usize = {};", program.arena_bytes()).unwrap();
     writeln!(code, "pub static {prefix}OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
     for kind in kinds {
-        let entry = if kind == OpKind::Map { map } else { entry(kind) };
+        let entry = match kind {
+            OpKind::Map => map,
+            OpKind::Gemm => gemm,
+            OpKind::Softmax => softmax,
+            OpKind::Conv => conv,
+            _ => entry(kind),
+        };
         writeln!(code, "    {},", entry.replace("B>", backend)).unwrap();
     }
     code + "];\n"
+}
+
+/// For `stacks`: all images of a folder, which need not be there.
+fn stacks(folder: &Path) -> String {
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "kiln")).collect();
+    paths.sort();
+    let (mut code, mut list, mut arena) = (String::new(), String::new(), 0);
+    for (i, path) in paths.iter().enumerate() {
+        let (name, file) = (format!("IMAGE_{i}"), checked(path));
+        code += &bytes(&name, path, file.bytes());
+        arena = arena.max(file.main().arena_bytes());
+        writeln!(list, "    ({:?}, &{name}.0),", path.file_stem().unwrap().to_str().unwrap()).unwrap();
+    }
+    code + &format!("pub const ARENA: usize = {arena};\npub static IMAGES: [(&str, &[u8]); {}] = [\n{list}];\n", paths.len())
 }
 
 /// For `size`: `KILN_OPS` is a list of kinds, `clamps` before them for epilogues of clamps only; `none` links nothing at all.
@@ -92,6 +132,9 @@ fn sized(list: &str) -> String {
     for name in list.split_whitespace().filter(|&name| name != "none") {
         match OpKind::ALL.into_iter().find(|kind| kind.name() == name) {
             None if name == "map_f32" => entries.push(F32_MAP.replace("B>", backend)),
+            None if name == "softmax_rows" => entries.push(ROWS_SOFTMAX.replace("B>", backend)),
+            None if name == "conv_ungrouped" => entries.push(UNGROUPED_CONV.replace("B>", backend)),
+            None if name == "gemm_row" => entries.push(ROW_GEMM.replace("B>", backend)),
             Some(kind) => entries.push(entry(kind).replace("B>", backend)),
             None if name == "clamps" => backend = CLAMPS,
             None => panic!("KILN_OPS: there is no op \"{name}\""),
@@ -107,6 +150,15 @@ fn sized(list: &str) -> String {
 
 /// The entry of maps, where all compute in f32.
 const F32_MAP: &str = "kiln::ops::map::f32_entry::<B>()";
+
+/// The entry of matrix products, where all have one row and packed weights.
+const ROW_GEMM: &str = "kiln::ops::gemm::row_entry::<B>()";
+
+/// The entry of softmax, where all are along the last axis.
+const ROWS_SOFTMAX: &str = "kiln::ops::reduce::softmax_rows::<B>()";
+
+/// The entry of convolutions, where all have one group.
+const UNGROUPED_CONV: &str = "kiln::ops::conv::ungrouped::<B>()";
 
 /// The backend, and the same without activations that are no clamps.
 const ALL: &str = "kiln::kernels::Base>";

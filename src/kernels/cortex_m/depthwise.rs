@@ -6,7 +6,7 @@
 
 use super::super::depthwise::Run;
 use super::super::pool::inside;
-use super::{F32, ZEROS, fpu, product, relu, store_relu};
+use super::{F32, ZEROS, fpu, product, store_relu};
 use core::arch::naked_asm;
 use core::mem::{MaybeUninit, offset_of};
 
@@ -117,7 +117,7 @@ unsafe fn tile(run: &Run<'_, '_>, mut outputs: Outputs, routine: Routine, pixel:
     // SAFETY: the output has this pixel.
     let target = unsafe { run.target.from(pixel) };
     let mut channel = 0;
-    if let Some(relu) = relu(&target)
+    if let Some(relu) = target.relu
         && target.epilogue.residual.is_none()
         && outputs.groups > 0
     {

@@ -15,10 +15,9 @@
 mod depthwise;
 mod tile;
 
-use super::epilogue::Target;
 use super::portable::Lanes;
 use super::{Backend, Isa, Kernel, depthwise::Run, tile::RowBlock};
-use crate::program::{Tile, Unary};
+use crate::program::Tile;
 
 /// Cortex-M with a single-precision FPU.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +30,8 @@ impl Backend for CortexMF {
     fn launch<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Lanes<1>>()
     }
-    fn row_block(block: RowBlock<'_, '_>) {
-        tile::row_block(&block);
+    fn row_block(block: &RowBlock<'_>) {
+        tile::row_block(block);
     }
     fn depthwise(run: Run<'_, '_>) {
         depthwise::run(&run);
@@ -43,20 +42,6 @@ impl Backend for CortexMF {
 static ZEROS: [f32; super::tile::PANEL] = [0.0; super::tile::PANEL];
 
 const F32: usize = size_of::<f32>();
-
-/// Whether the routines can finish this: with ReLU (true) or without any activation (false).
-#[inline(always)]
-fn relu(target: &Target<'_>) -> Option<bool> {
-    let e = target.epilogue;
-    if e.alpha != 1.0 || (e.residual.is_some() && e.residual_after) {
-        return None;
-    }
-    match e.activation {
-        Unary::Identity => Some(false),
-        Unary::Clip if e.p[0] == 0.0 && e.p[1] == f32::INFINITY => Some(true),
-        _ => None,
-    }
-}
 
 /// Sums `s$d` += `s$x` * `s$a`, for four sums and numbers and one factor. Takes s28 to s31.
 macro_rules! scaled {

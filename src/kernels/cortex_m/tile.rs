@@ -5,7 +5,7 @@
 //! are all 32 registers.
 
 use super::super::tile::{PANEL, RowBlock};
-use super::{F32, ZEROS, add, fpu, relu, scaled, store_relu};
+use super::{F32, ZEROS, add, fpu, scaled, store_relu};
 use core::arch::naked_asm;
 use core::mem::{MaybeUninit, offset_of};
 
@@ -41,72 +41,62 @@ struct Tiles {
 
 type Routine = unsafe extern "C" fn(&mut Tiles);
 
-/// As [`RowBlock`]'s own kernel, for one or two rows.
-pub fn row_block(block: &RowBlock<'_, '_>) {
+/// As [`RowBlock`]'s own kernel, for one or two rows. One block of parameters, and one function: it is a deep place of a small stack.
+pub fn row_block(block: &RowBlock<'_>) {
     let (width, routine): (usize, Routine) = if block.rows == 2 { (8, rows_2_columns_8) } else { (16, rows_1_columns_16) };
-    let target = block.target;
-    let mut column = block.first;
-    let whole = (block.end - column) / width;
-    if whole > 0
-        && let Some(relu) = relu(target)
-    {
-        let mut tiles = Tiles::of(block, column);
-        (tiles.tiles, tiles.relu, tiles.out_row) = (whole, relu as usize, F32 * target.row);
-        tiles.out = target.c.wrapping_add(column);
-        let read = block.b.step * tiles.segments * tiles.depth;
-        let bytes = |elements: usize| elements.wrapping_mul(F32) as isize;
-        let second = block.b.panel - width % PANEL;
-        tiles.b_next = [if width == PANEL { second } else { width }, second].map(|step| bytes(step.wrapping_sub(read)));
-        if let Some(bias) = target.epilogue.bias {
-            (tiles.bias, tiles.bias_step) = (bias.pointer().wrapping_add(column), F32 * width);
-        }
-        if target.epilogue.residual.is_some() {
-            tiles.residual = target.residual.wrapping_add(column);
-        }
-        // SAFETY: rows, weights, bias, residual and output are valid for all whole tiles, as `RowBlock::new` was promised.
-        unsafe { routine(&mut tiles) };
-        column += whole * width;
-    }
-    if column < block.end {
-        by_memory(block, column, width, routine);
-    }
-}
-
-/// The columns from this one on, which the routines can't finish: their sums go to memory first.
-#[inline(never)]
-fn by_memory(block: &RowBlock<'_, '_>, first: usize, width: usize, routine: Routine) {
+    let (b, target) = (block.b, &block.target);
+    let depth = if block.segments == 0 { 0 } else { block.depth };
     let mut sums = MaybeUninit::<[f32; 16]>::uninit();
     let sums = sums.as_mut_ptr().cast::<f32>();
-    for column in (first..block.end).step_by(width) {
-        let mut tiles = Tiles::of(block, column);
-        (tiles.out, tiles.out_row) = (sums, F32 * width);
-        // SAFETY: as above; packed weights have all columns of a panel, those in place slack behind; the sums have room for a
-        // tile, which the routine writes.
-        unsafe {
-            routine(&mut tiles);
-            (block.target.finish)(block.target, sums, width, block.rows, width.min(block.end - column), column);
-        }
+    // From behind the weights of a tile, which are read to the end of the panel, to those of the next one.
+    let read = F32 * b.step * block.segments * depth;
+    let second = (F32 * (b.panel - width % PANEL)).wrapping_sub(read) as isize;
+    let first = if width == PANEL { second } else { (F32 * width).wrapping_sub(read) as isize };
+    let mut tiles = Tiles {
+        table: block.table,
+        segments: block.segments.max(1),
+        depth,
+        b: core::ptr::null(),
+        b_row: F32 * b.step,
+        tiles: 0,
+        b_next: [first, second],
+        bias: ZEROS.as_ptr(),
+        bias_step: 0,
+        out: sums,
+        out_row: F32 * width,
+        residual: core::ptr::null(),
+        relu: 0,
+    };
+    let mut column = block.first;
+    if let Some(relu) = target.relu {
+        (tiles.tiles, tiles.relu) = ((block.end - column) / width, relu as usize);
     }
-}
-
-impl Tiles {
-    /// One tile of sums alone, from this column on, that goes nowhere yet.
-    fn of(block: &RowBlock<'_, '_>, column: usize) -> Tiles {
-        let b = block.b;
-        Tiles {
-            table: block.table,
-            segments: block.segments.max(1),
-            depth: if block.segments == 0 { 0 } else { block.depth },
-            b: b.pointer.wrapping_add(column / PANEL * b.panel + column % PANEL),
-            b_row: F32 * b.step,
-            tiles: 1,
-            b_next: [0; 2],
-            bias: ZEROS.as_ptr(),
-            bias_step: 0,
-            out: core::ptr::null_mut(),
-            out_row: 0,
-            residual: core::ptr::null(),
-            relu: 0,
+    // Whole tiles first, which the routines finish, then what is left, whose sums go to memory; either may be nothing.
+    while column < block.end {
+        tiles.b = b.pointer.wrapping_add(column / PANEL * b.panel + column % PANEL);
+        if tiles.tiles > 0 {
+            (tiles.out, tiles.out_row) = (target.c.wrapping_add(column), F32 * target.row);
+            if let Some(bias) = target.epilogue.bias {
+                (tiles.bias, tiles.bias_step) = (bias.pointer().wrapping_add(column), F32 * width);
+            }
+            if target.epilogue.residual.is_some() {
+                tiles.residual = target.residual.wrapping_add(column);
+            }
+            // SAFETY: rows, weights, bias, residual and output are valid for all whole tiles, as `RowBlock::new` was promised.
+            unsafe { routine(&mut tiles) };
+            column += tiles.tiles * width;
+            tiles.tiles = 0;
+            (tiles.bias, tiles.bias_step, tiles.residual) = (ZEROS.as_ptr(), 0, core::ptr::null());
+        } else {
+            (tiles.tiles, tiles.out, tiles.out_row, tiles.relu) = (1, sums, F32 * width, 0);
+            // SAFETY: as above; packed weights have all columns of a panel, those in place slack behind; the sums have room for a
+            // tile, which the routine writes.
+            unsafe {
+                routine(&mut tiles);
+                (target.finish)(target, sums, width, block.rows, width.min(block.end - column), column);
+            }
+            column += width;
+            tiles.tiles = 0;
         }
     }
 }

@@ -181,7 +181,7 @@ fn records_that_reach_too_far_are_refused() {
     use crate::tensor::DType;
     let operand = |n: u64| Some(Operand { dtype: DType::F32, bytes: 4 * n });
     let inputs = [operand(6), operand(48), None, None];
-    let check = |g: &Gemm| g.check(&[], &Operands { inputs: &inputs, outputs: &[operand(4)] });
+    let check = |g: &Gemm| Operands::with(&inputs, &[operand(4)], |operands| g.check(&[], operands));
     let g = Gemm::dense(2, 2, 3);
     check(&g).unwrap();
     let broken = [

@@ -41,7 +41,7 @@ fn convolutions<B: Backend>() {
         let mut few = Buffer::canary(g.scratch(&[]) as usize / 4);
         let mut scratch = Buffer::canary(scheme.scratch(&g));
         assert!(derive::host_scratch(OpKind::Conv, g.as_bytes(), false) >= 4 * scheme.scratch(&g) as u64);
-        conv::conv::<B>(&g, x.src(), Src::from_slice(&plain), want.dst(), e, few.dst(), 0..usize::MAX);
+        conv::conv::<B, true>(&g, x.src(), Src::from_slice(&plain), want.dst(), &e, few.dst(), 0..usize::MAX);
         let before = got.clone();
         let run = |y: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, _: bool| {
             winograd::conv::<B>(&g, scheme, x.src(), Src::from_slice(&derived), y, e, scratch, units)

@@ -12,19 +12,21 @@ pub fn answer(model: &str, number: usize, image: &Image<'_>, scores: &[f32]) -> 
     top_k(scores, &mut best);
     let label = Labels::read(&|key| image.metadata(key)).label(best[0].0);
     let label = label.ok_or(Error::new(Kind::NotFound, "the image has no label for the best score"))?;
-    let line = Line::new().word(model).number(number as u32).word(label);
-    scores.iter().fold(line, |line, &score| line.bits(score)).end();
+    let mut line = Line::new();
+    line.word(model).number(number as u32).word(label);
+    scores.iter().for_each(|&score| _ = line.bits(score));
+    line.end();
     Ok(())
 }
 
 /// The error, if there is one, and the stack that was used; then the end.
 pub fn end(outcome: Result<()>) -> ! {
     if let Err(error) = outcome {
-        let place = match error.at {
+        let place = match error.place() {
             Where::Nowhere => 0,
             Where::Offset(n) | Where::Op(n) | Where::Tensor(n) => n,
         };
-        Line::new().word("error").number(error.kind as u32).word(error.what).number(place).end();
+        Line::new().word("error").number(error.kind as u32).word(error.what()).number(place).end();
     }
     Line::new().word("stack").number(stack::used()).end();
     semihosting::exit(outcome.is_ok())

@@ -23,16 +23,17 @@ pub fn exit(ok: bool) -> ! {
 
 /// One line of text, sent when it is full or ended. Words are separated by single spaces.
 pub struct Line {
-    bytes: [u8; 128],
+    bytes: [u8; 64],
     len: usize,
 }
 
 impl Line {
     /// An empty line.
     pub const fn new() -> Line {
-        Line { bytes: [0; 128], len: 0 }
+        Line { bytes: [0; 64], len: 0 }
     }
 
+    #[inline(never)]
     fn byte(&mut self, byte: u8) {
         if let Some(place) = self.bytes.get_mut(self.len) {
             *place = byte;
@@ -52,31 +53,30 @@ impl Line {
     }
 
     /// Appends a word, with a space behind it.
-    pub fn word(mut self, text: &str) -> Line {
+    #[inline(never)]
+    pub fn word(&mut self, text: &str) -> &mut Line {
         text.bytes().for_each(|byte| self.byte(byte));
         self.byte(b' ');
         self
     }
 
     /// Appends a number in decimal.
-    pub fn number(mut self, mut n: u32) -> Line {
-        let mut digits = [0u8; 10];
-        let mut count = 0;
-        for digit in &mut digits {
-            *digit = b'0' + (n % 10) as u8;
-            n /= 10;
-            count += 1;
-            if n == 0 {
-                break;
-            }
+    #[inline(never)]
+    pub fn number(&mut self, n: u32) -> &mut Line {
+        let mut unit = 1;
+        while n / unit >= 10 {
+            unit *= 10;
         }
-        digits.iter().take(count).rev().for_each(|&digit| self.byte(digit));
+        while unit > 0 {
+            self.byte(b'0' + (n / unit % 10) as u8);
+            unit /= 10;
+        }
         self.byte(b' ');
         self
     }
 
     /// Appends the bits of a number, as eight hexadecimal digits.
-    pub fn bits(mut self, x: f32) -> Line {
+    pub fn bits(&mut self, x: f32) -> &mut Line {
         let bits = x.to_bits();
         for shift in (0..8).rev() {
             let digit = (bits >> (4 * shift) & 15) as u8;
@@ -87,21 +87,27 @@ impl Line {
     }
 
     /// Ends the line and sends it.
-    pub fn end(mut self) {
+    pub fn end(&mut self) {
         self.byte(b'\n');
         self.send();
     }
 }
 
+/// A last word.
+#[cold]
+#[inline(never)]
+fn die(word: &str) -> ! {
+    Line::new().word(word).end();
+    exit(false)
+}
+
 /// Takes no notice of what the panic says: so its texts, and the code that would format them, are never linked.
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
-    Line::new().word("panic").end();
-    exit(false)
+    die("panic")
 }
 
 #[cortex_m_rt::exception]
 unsafe fn HardFault(_: &cortex_m_rt::ExceptionFrame) -> ! {
-    Line::new().word("hard fault").end();
-    exit(false)
+    die("hard fault")
 }

@@ -82,7 +82,7 @@ fn product(o: &mut Operands, random: &mut Random) -> bool {
     let Operands { x, w, bias, residual, got, want, .. } = o;
     let b = if in_place { Right::InPlace(Src::from_slice(w), b_row) } else { Right::Packed(Src::from_slice(w)) };
     let e = of(&e, alpha, bias, residual);
-    let product = |c| Product { m, n, k, a: Src::from_slice(x), a_row, b, c, c_row, epilogue: e };
+    let product = |c| Product { m, n, k, a: Src::from_slice(x), a_row, b, c, c_row, epilogue: &e };
     product(Dst::from_slice(got)).run::<Base>();
     product(Dst::from_slice(want)).run::<Scalar>();
     o.same(k)
@@ -129,11 +129,11 @@ fn convolution(o: &mut Operands, random: &mut Random, by_channel: bool) -> Optio
     let e = of(&g.epilogue, 1.0, bias, residual);
     let (x, w) = (Src::from_slice(x), Src::from_slice(w));
     if by_channel {
-        depthwise::depthwise::<Base>(&g, x, w, Dst::from_slice(got), e, 0..usize::MAX);
-        depthwise::depthwise::<Scalar>(&g, x, w, Dst::from_slice(want), e, 0..usize::MAX);
+        depthwise::depthwise::<Base>(&g, x, w, Dst::from_slice(got), &e, 0..usize::MAX);
+        depthwise::depthwise::<Scalar>(&g, x, w, Dst::from_slice(want), &e, 0..usize::MAX);
     } else {
-        conv::conv::<Base>(&g, x, w, Dst::from_slice(got), e, Dst::from_slice(scratch), 0..usize::MAX);
-        conv::conv::<Scalar>(&g, x, w, Dst::from_slice(want), e, Dst::from_slice(scratch), 0..usize::MAX);
+        conv::conv::<Base, true>(&g, x, w, Dst::from_slice(got), &e, Dst::from_slice(scratch), 0..usize::MAX);
+        conv::conv::<Scalar, true>(&g, x, w, Dst::from_slice(want), &e, Dst::from_slice(scratch), 0..usize::MAX);
     }
     Some(o.same(g.depth() as usize))
 }
