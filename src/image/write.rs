@@ -158,7 +158,8 @@ pub fn unsealed(parts: &Parts) -> Result<AlignedBytes, String> {
 fn weights_start(image: &[u8]) -> Option<usize> {
     let (header, _) = Header::ref_from_prefix(image).ok()?;
     let start = header.sections[SECTIONS - 1].offset as usize;
-    (HASHED_FROM..=image.len()).contains(&start).then_some(start)
+    let whole = start.is_multiple_of(4) && image.len().is_multiple_of(4);
+    (whole && (HASHED_FROM..=image.len()).contains(&start)).then_some(start)
 }
 
 /// The weights of an image that is being written, slack included; none if the bytes are no image.
