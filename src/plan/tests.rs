@@ -371,7 +371,7 @@ fn an_image_that_misstates_its_work_is_refused() {
     let at = size_of::<Header>() + std::mem::offset_of!(ProgramRecord, macs);
     image[at] += 1;
     write::checksums(&mut image);
-    assert!(Image::new(&image).unwrap_err().what.contains("multiply-accumulates"));
+    assert!(Image::new(&image).unwrap_err().what().contains("multiply-accumulates"));
     write::seal(&mut image);
     assert_eq!(Image::new(&image).unwrap().main().macs(), 0);
 }
