@@ -1,7 +1,7 @@
 //! Recurrent cells: the part that depends on the previous step. The product with the input, over all steps at once, is a
 //! [`Gemm`](super::Gemm) before it.
 
-use super::{Operands, Record, Tile, bad, reach};
+use super::{Operands, Record, Tile, bad, reach, work};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -66,7 +66,7 @@ impl Steps {
     }
 
     fn macs(&self, gates: u64) -> u64 {
-        (self.steps as u64 * self.batch as u64).saturating_mul(gates * self.hidden as u64 * self.hidden as u64)
+        work(&[self.steps as u64, self.batch as u64, gates, self.hidden as u64, self.hidden as u64])
     }
 }
 

@@ -1,7 +1,7 @@
 //! Weighted sums along one axis, and running ones.
 
 use super::cut::{ELEMENTS, along};
-use super::{Operands, Record, Tile, bad};
+use super::{Operands, Record, Tile, bad, work};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -39,8 +39,7 @@ impl Record for Resample {
     }
 
     fn macs(&self) -> u64 {
-        let sizes = [self.outer, self.out, self.inner, self.taps];
-        sizes.iter().fold(1, |n: u64, &d| n.saturating_mul(d as u64))
+        work(&[self.outer, self.out, self.inner, self.taps].map(u64::from))
     }
 
     fn unit_work(&self, _tile: Tile) -> u64 {

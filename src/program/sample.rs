@@ -1,6 +1,6 @@
 //! Ops that read a picture between its pixels, where other tensors say.
 
-use super::{Operands, Record, bad};
+use super::{Operands, Record, bad, work};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -46,8 +46,7 @@ impl Record for GridSample {
 
     fn macs(&self) -> u64 {
         let taps = [1u64, 2, 4][self.mode.min(2) as usize].pow(self.axes.min(3));
-        let sizes = [self.batch, self.channels, self.points];
-        sizes.iter().fold(taps, |n, &d| n.saturating_mul(d as u64))
+        work(&[taps, self.batch as u64, self.channels as u64, self.points as u64])
     }
 }
 
@@ -97,9 +96,8 @@ impl Record for RoiAlign {
     }
 
     fn macs(&self) -> u64 {
-        let samples = (self.samples.max(1) as u64).pow(2) * 4;
-        let sizes = [self.regions, self.channels, self.out_h, self.out_w];
-        sizes.iter().fold(samples, |n, &d| n.saturating_mul(d as u64))
+        let samples = self.samples.max(1);
+        work(&[4, samples, samples, self.regions, self.channels, self.out_h, self.out_w].map(u64::from))
     }
 }
 
