@@ -8,7 +8,7 @@
 //! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
 //! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands;
 //! * the multiply-accumulates that a program states are the sum of its ops', so whoever bounds the work of what it runs by
-//!   that number is not deceived.
+//!   that number is not deceived (not of an image that is checked for a firmware's own ops).
 
 use super::layout::*;
 use super::{Image, OpView, Ops, text};
@@ -185,13 +185,8 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
         }
     }
     let mut rest = Ops::of(ops);
-    let mut macs = 0u64;
     for i in 0..record.ops {
-        let of_op = op(record, tensors, image.header.alignment, &mut rest, rules).map_err(|e| e.at(Where::Op(i)))?;
-        macs = macs.saturating_add(of_op);
-    }
-    if record.macs != [macs as u32, (macs >> 32) as u32] {
-        return bad("a program's multiply-accumulates are not the sum of its ops'");
+        op(record, tensors, image.header.alignment, &mut rest, rules).map_err(|e| e.at(Where::Op(i)))?;
     }
     if !rest.rest().is_empty() {
         return bad_at(image.header.sections[3].offset as usize, "bytes follow a program's last op");
@@ -236,8 +231,7 @@ fn tensor(image: &Image<'_>, record: &ProgramRecord, t: &TensorRecord) -> Result
     Ok(())
 }
 
-/// Its multiply-accumulates, if it is right.
-fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mut Ops<'_>, rules: RulesOf<'_>) -> Result<u64> {
+fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mut Ops<'_>, rules: RulesOf<'_>) -> Result<()> {
     let Some(op) = ops.next() else {
         return bad("an op is cut short or of an unknown kind");
     };
@@ -259,9 +253,9 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
     if outputs.iter().any(|&t| t != NONE && tensors[t as usize].place != Place::Arena as u8) {
         return bad("an op writes into the weights");
     }
-    let (scratch, macs) = ((rules.scratch)(op.attributes)?, (rules.macs)(op.attributes)?);
+    let scratch = (rules.scratch)(op.attributes)?;
     if scratch == 0 {
-        return Ok(macs);
+        return Ok(());
     }
     let from = op.scratch;
     let end = u32::try_from(scratch).ok().and_then(|scratch| from.checked_add(scratch));
@@ -277,7 +271,20 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
             return bad("an op's scratch memory overlaps an operand");
         }
     }
-    Ok(macs)
+    Ok(())
+}
+
+/// The work that each program of an image that is otherwise good states. Apart from the rest: a firmware's own check
+/// ([`Image::for_ops`]) does without, and without the code that reckons it.
+pub(super) fn work(image: &Image<'_>) -> Result<()> {
+    for program in image.programs() {
+        let of_op = |op: OpView<'_>| crate::program::macs(op.kind, op.attributes);
+        let sum = program.ops().try_fold(0u64, |sum, op| Ok(sum.saturating_add(of_op(op)?)))?;
+        if program.macs() != sum {
+            return bad("a program's multiply-accumulates are not the sum of its ops'");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -73,7 +73,9 @@ impl<'a> Image<'a> {
     /// # Errors
     /// [`Kind::BadImage`] for anything wrong or damaged, [`Kind::Version`], [`Kind::Alignment`].
     pub fn new(bytes: &'a [u8]) -> Result<Image<'a>> {
-        Self::with_rules(bytes, ALL)
+        let image = Self::with_rules(bytes, ALL)?;
+        check::work(&image)?;
+        Ok(image)
     }
 
     /// As [`Image::new`], by these rules. Not inlined: a device has little stack, and what this needs is not needed when it runs.
@@ -92,7 +94,9 @@ impl<'a> Image<'a> {
     /// # Errors
     /// As [`Image::new`].
     pub fn without_weights_hash(bytes: &'a [u8]) -> Result<Image<'a>> {
-        Self::structure(bytes, ALL)
+        let image = Self::structure(bytes, ALL)?;
+        check::work(&image)?;
+        Ok(image)
     }
 
     fn structure(bytes: &'a [u8], rules: check::RulesOf<'_>) -> Result<Image<'a>> {
@@ -110,6 +114,7 @@ impl<'a> Image<'a> {
     pub(crate) fn without_hashes(bytes: &'a [u8]) -> Result<Image<'a>> {
         let image = Self::sections(bytes)?;
         check::programs(&image, ALL)?;
+        check::work(&image)?;
         Ok(image)
     }
 

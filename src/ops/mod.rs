@@ -177,7 +177,8 @@ pub(crate) fn find(set: &[Entry], kind: OpKind) -> Option<&Entry> {
 }
 
 impl<'a> Image<'a> {
-    /// As [`Image::new`], for a build that links these ops and the rules of no others: an image with another op is refused.
+    /// As [`Image::new`], for a build that links these ops and the rules of no others: an image with another op is refused. The
+    /// [multiply-accumulates](crate::image::Program::macs) that a program states are not compared with those of its ops.
     ///
     /// # Errors
     /// As [`Image::new`]; [`Kind::MissingOp`].

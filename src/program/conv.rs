@@ -244,8 +244,6 @@ pub struct Pool {
 
 impl Record for Pool {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.kind > 2 {
             return bad("a pooling op is of an unknown kind");

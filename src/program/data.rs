@@ -74,8 +74,6 @@ impl Copy {
 
 impl Record for Copy {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if !matches!(self.size, 1 | 2 | 4 | 8) || self.rank as usize > MAX_RANK || self.fill > 1 {
             return bad("a copy has an impossible element size, rank or fill");
@@ -119,8 +117,6 @@ pub struct Gather {
 
 impl Record for Gather {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let bytes = |n: u32| (self.outer as u64).checked_mul(n as u64).and_then(|v| v.checked_mul(self.row_bytes as u64));
         let index = operands.input(1)?;
@@ -148,8 +144,6 @@ pub struct Extern {
 }
 
 impl Record for Extern {
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], _operands: &Operands<'_>) -> Result<()> {
         Ok(())
     }

@@ -107,8 +107,6 @@ impl Index {
 
 impl Record for Index {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         self.check_places(operands.input(0)?, operands.input(1)?, operands.output(0)?)
     }
@@ -121,8 +119,6 @@ pub struct Scatter(pub Index);
 
 impl Record for Scatter {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let (table, index, rows) = (operands.input(0)?, operands.input(1)?, operands.input(2)?);
         let output = operands.output(0)?;

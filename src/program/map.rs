@@ -312,8 +312,6 @@ impl Map {
 }
 
 impl Record for Map {
-    const MACS: bool = false;
-
     fn check(&self, tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let inputs = self.inputs as usize;
         if self.domain > 2 || self.rank == 0 || self.rank as usize > MAP_RANK {

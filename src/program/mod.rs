@@ -305,9 +305,6 @@ pub trait Record: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLay
         0
     }
 
-    /// Whether it may have multiply-accumulates. Where it says no, [`macs`](Record::macs) is never asked.
-    const MACS: bool = true;
-
     /// Multiply-accumulates of one run.
     fn macs(&self) -> u64 {
         0
@@ -358,8 +355,6 @@ pub struct Rules {
     pub check: fn(&[u8], &Operands<'_>) -> Result<()>,
     /// [`Record::scratch`], likewise.
     pub scratch: fn(&[u8]) -> Result<u64>,
-    /// [`Record::macs`], likewise.
-    pub macs: fn(&[u8]) -> Result<u64>,
 }
 
 impl Rules {
@@ -373,17 +368,10 @@ impl Rules {
             let (record, tail) = split::<R>(attributes)?;
             Ok(record.scratch(tail))
         }
-        fn macs<R: Record>(attributes: &[u8]) -> Result<u64> {
-            Ok(split::<R>(attributes)?.0.macs())
-        }
         fn none(_: &[u8]) -> Result<u64> {
             Ok(0)
         }
-        Rules {
-            check: check::<R>,
-            scratch: if R::SCRATCH { scratch::<R> } else { none },
-            macs: if R::MACS { macs::<R> } else { none },
-        }
+        Rules { check: check::<R>, scratch: if R::SCRATCH { scratch::<R> } else { none } }
     }
 
     /// The rules of a kind.
@@ -416,7 +404,10 @@ pub fn scratch(kind: OpKind, attributes: &[u8]) -> Result<u64> {
 /// # Errors
 /// [`Kind::BadImage`] when the attributes are too short.
 pub fn macs(kind: OpKind, attributes: &[u8]) -> Result<u64> {
-    (Rules::of_kind(kind).macs)(attributes)
+    fn run<R: Record>(attributes: &[u8]) -> Result<u64> {
+        Ok(split::<R>(attributes)?.0.macs())
+    }
+    dispatch!(kind, run, (attributes))
 }
 
 /// The work of the largest unit of an op of any kind: see [`Record::unit_work`].

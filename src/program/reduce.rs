@@ -61,8 +61,6 @@ pub struct Reduce {
 
 impl Record for Reduce {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let Some(kind) = ReduceKind::from_number(self.kind) else {
             return bad("a reduction is of an unknown kind");
@@ -105,8 +103,6 @@ impl Softmax {
 
 impl Record for Softmax {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let n = product(&[self.outer, self.len, self.inner])?;
         operands.reads(0, n)?;
@@ -141,8 +137,6 @@ pub struct Norm {
 
 impl Record for Norm {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let n = product(&[self.rows, self.len])?;
         operands.reads(0, n)?;
@@ -185,8 +179,6 @@ pub struct ArgReduce {
 }
 
 impl Record for ArgReduce {
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.len == 0 {
             return bad("the largest of no values was asked for");
@@ -220,8 +212,6 @@ pub struct TopK {
 }
 
 impl Record for TopK {
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         if self.k > self.len {
             return bad("more values were asked for than there are");

@@ -68,8 +68,6 @@ pub struct Cumulate {
 }
 
 impl Record for Cumulate {
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let (x, y) = (operands.input(0)?, operands.output(0)?);
         if !matches!(x.dtype, DType::F32 | DType::F64 | DType::I64 | DType::I32) {

@@ -22,8 +22,6 @@ pub struct Window {
 
 impl Record for Window {
     const SCRATCH: bool = false;
-    const MACS: bool = false;
-
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         let bytes = |n: u32| n as u64 * self.row_bytes as u64;
         if self.new > self.keep {
