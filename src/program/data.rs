@@ -1,7 +1,7 @@
 //! Ops that move data and compute nothing, and the op that the host resolves.
 
 use super::cut::ELEMENTS;
-use super::{Operands, Record, Tile, bad};
+use super::{Operands, Record, Tile, bad, work};
 use crate::error::Result;
 use crate::tensor::{DType, MAX_RANK};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -84,6 +84,10 @@ impl Record for Copy {
         }
         if self.fill == 1 && self.fill_elements as u64 * self.size as u64 > to.bytes {
             return bad("a copy fills past the end of its destination");
+        }
+        // Strides of 0 would let a few bytes stand for any number of elements, and a forged copy run for ever.
+        if work(&self.dims.map(|d| d as u64)[..self.rank as usize]) > to.bytes / self.size as u64 {
+            return bad("a copy writes more elements than its destination has");
         }
         self.check_side(self.from_offset, &self.from, operands.input(0)?.bytes)?;
         self.check_side(self.to_offset, &self.to, to.bytes)
