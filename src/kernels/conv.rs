@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{Epilogue, Target};
-use super::gemm::{MOST_ROWS, Product, Right, tile_of};
+use super::gemm::{MOST_ROWS, Product, Right, SMALL_STACK, tile_of};
 use super::pool::inside;
 use super::tile::{Fetch, PANEL, Panels, RowBlock};
 use super::{Backend, Dst, HOST, Src, clamp};
@@ -19,7 +19,7 @@ use crate::program::{Conv, Cut, Tile};
 use core::ops::Range;
 
 /// Pointers in the table on the stack: [`Conv::TAPS`] taps of the largest tile, or, where the stack is small, of one row.
-const TABLE: usize = Conv::TAPS as usize * if cfg!(target_pointer_width = "64") { MOST_ROWS } else { 1 };
+const TABLE: usize = Conv::TAPS as usize * if SMALL_STACK { 1 } else { MOST_ROWS };
 
 /// The largest tile of a backend, for a convolution: there is room for its pointers, and for its windows where they are
 /// gathered.

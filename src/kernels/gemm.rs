@@ -127,6 +127,9 @@ impl Product<'_> {
     }
 }
 
-/// The most rows that a tile has: any backend's, or, on bare metal, where the table of them is on a small stack and cleared for
-/// each tile, a scalar one's.
-pub(super) const MOST_ROWS: usize = if cfg!(target_os = "none") && cfg!(target_pointer_width = "32") { 4 } else { 12 };
+/// The most rows that a tile has: any backend's, or, where the table of them is on a small stack and cleared for each tile, a
+/// scalar one's.
+pub(super) const MOST_ROWS: usize = if SMALL_STACK { 4 } else { 12 };
+
+/// Whether the stack is small: on bare metal.
+pub(super) const SMALL_STACK: bool = cfg!(target_os = "none") && cfg!(target_pointer_width = "32");

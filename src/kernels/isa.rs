@@ -50,6 +50,8 @@ isas! {
     Avx512 "avx512",
     /// NEON, of 64-bit Arm.
     Neon "neon",
+    /// NEON, of 32-bit Arm.
+    Neon32 "neon32",
     /// The single-precision FPU of a Cortex-M.
     CortexMF "cortex-mf",
 }
@@ -87,6 +89,11 @@ macro_rules! with_backend {
             #[cfg(target_arch = "aarch64")]
             $crate::kernels::Isa::Neon => {
                 type $B = $crate::kernels::aarch64::neon::Neon;
+                $run
+            }
+            #[cfg(all(target_arch = "arm", not(target_os = "none"), target_abi = "eabihf"))]
+            $crate::kernels::Isa::Neon32 => {
+                type $B = $crate::kernels::arm::Neon32;
                 $run
             }
             #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
@@ -131,6 +138,13 @@ impl Isa {
             Isa::Avx2 => has!("x86_64", is_x86_feature_detected, "avx2", "fma"),
             Isa::Avx512 => has!("x86_64", is_x86_feature_detected, "avx512f", "avx2", "fma"),
             Isa::Neon => has!("aarch64", is_aarch64_feature_detected, "neon"),
+            Isa::Neon32 => {
+                #[cfg(all(target_arch = "arm", not(target_os = "none"), target_abi = "eabihf"))]
+                let has = super::arm::available();
+                #[cfg(not(all(target_arch = "arm", not(target_os = "none"), target_abi = "eabihf")))]
+                let has = false;
+                has
+            }
             Isa::CortexMF => cfg!(all(target_arch = "arm", target_os = "none", target_abi = "eabihf")),
         }
     }

@@ -5,13 +5,16 @@
 //! kernel is a struct of its arguments that implements [`Kernel`]; [`Backend::launch`] runs it inside a function compiled for that
 //! instruction set. Everything a kernel calls is `#[inline(always)]`: code that is not inlined into that function would
 //! be compiled for the base instruction set, and run several times slower. Where no compiler does a tile justice, a backend
-//! has microkernels of its own ([`Backend::row_block`], [`Backend::depthwise`]): on a Cortex-M they are in assembler.
+//! has microkernels of its own ([`Backend::row_block`], [`Backend::depthwise`]): on a Cortex-M and on 32-bit Arm they are in
+//! assembler.
 //!
 //! Kernels take [`Src`] and [`Dst`], spans of memory that may overlap where a kernel's docs allow it (in place); a
 //! kernel asserts, once and before its loops, that its spans are as long as its sizes say.
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+#[cfg(all(target_arch = "arm", not(target_os = "none"), target_abi = "eabihf"))]
+pub mod arm;
 pub mod conv;
 pub mod copy;
 #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]

@@ -14,7 +14,7 @@ use crate::program::{Conv, Cut};
 use core::ops::Range;
 
 /// The longest sum: its offsets are on the stack.
-const DEPTH: usize = 256;
+pub(super) const DEPTH: usize = 256;
 /// The largest copy of a map, in elements: it should stay in a cache.
 const COPY: u64 = 1 << 18;
 
@@ -153,6 +153,8 @@ pub fn conv<B: Backend>(
             }
         }
     }
+    // Of a row of taps, where they are neighbours.
+    let run = if g.dilation_w == 1 && padded.pixel == g.in_c as usize { g.kernel_w * g.in_c } else { g.in_c } as usize;
     let whole = Target::of::<B>(&epilogue, y.pointer(), out_pitch);
     let panels = Panels { pointer: w.pointer(), step: PANEL, panel: PANEL * depth };
     let (step_y, step_x) = (g.stride_h as usize * padded.row, g.stride_w as usize * padded.pixel);
@@ -179,7 +181,7 @@ pub fn conv<B: Backend>(
             unsafe {
                 let (target, starts) = (whole.from((first + from) * out_pitch), starts[from..to].as_ptr());
                 let rows = RowBlock::new(to - from, starts, (1, depth), panels, cut.columns(block), target, Fetch::Nothing);
-                B::launch(rows.at_offsets(offsets.as_ptr()));
+                B::row_block(&rows.at_offsets(offsets.as_ptr(), run));
             }
         }
         tile += 1;

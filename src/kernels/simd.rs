@@ -14,6 +14,8 @@ pub trait F32s: Copy + 'static {
     const LANE_PRODUCTS: bool = false;
     /// Whether [`prefetch`](Self::prefetch) does anything.
     const PREFETCHES: bool = false;
+    /// Whether operations may take a denormal (a magnitude below [`f32::MIN_POSITIVE`]) for 0, as an operand and as a result.
+    const FLUSHES: bool = false;
     /// Whether [`scale_unless`](Self::scale_unless) is one instruction.
     const SCALES: bool = false;
     /// What a comparison gives.

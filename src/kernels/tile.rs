@@ -62,7 +62,9 @@ pub struct RowBlock<'e> {
     pub(super) target: Target<'e>,
     pub(super) fetch: Fetch,
     /// Where each step of the depth is, in elements from a row's pointer; null: one behind the other.
-    offsets: *const usize,
+    pub(super) offsets: *const usize,
+    /// Steps whose elements lie side by side in spite of that: every so many, all there are.
+    pub(super) run: usize,
 }
 
 /// What is fetched into the second-level cache while a tile is worked on.
@@ -112,18 +114,20 @@ impl<'e> RowBlock<'e> {
         target: Target<'e>,
         fetch: Fetch,
     ) -> Self {
-        RowBlock { rows, table, segments, depth, b, first, end, target, fetch, offsets: core::ptr::null() }
+        RowBlock { rows, table, segments, depth, b, first, end, target, fetch, offsets: core::ptr::null(), run: depth }
     }
 
-    /// The same with the depth's elements not side by side, but at these offsets from each row's pointer; there is one segment.
+    /// The same with the depth's elements not side by side, but at these offsets from each row's pointer, though every `run`
+    /// of them are; there is one segment.
     ///
     /// # Safety
-    /// There are at most [`MOST_OFFSET_ROWS`] rows, as many offsets as the depth has steps, and they lead to valid elements of all rows.
+    /// There are at most [`MOST_OFFSET_ROWS`] rows, as many offsets as the depth has steps, and they lead to valid elements of all
+    /// rows; `run` divides their number.
     #[cfg(any(test, feature = "alloc"))]
     #[inline(always)]
-    pub(super) unsafe fn at_offsets(self, offsets: *const usize) -> Self {
-        debug_assert!(self.segments == 1 && self.rows <= MOST_OFFSET_ROWS);
-        RowBlock { offsets, ..self }
+    pub(super) unsafe fn at_offsets(self, offsets: *const usize, run: usize) -> Self {
+        debug_assert!(self.segments == 1 && self.rows <= MOST_OFFSET_ROWS && self.depth.is_multiple_of(run));
+        RowBlock { offsets, run, ..self }
     }
 }
 

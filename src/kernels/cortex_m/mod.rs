@@ -31,6 +31,10 @@ impl Backend for CortexMF {
         kernel.run::<Lanes<1>>()
     }
     fn row_block(block: &RowBlock<'_>) {
+        #[cfg(any(test, feature = "alloc"))]
+        if !block.offsets.is_null() {
+            return Self::launch(*block);
+        }
         tile::row_block(block);
     }
     fn depthwise(run: Run<'_, '_>) {

@@ -1,7 +1,7 @@
 //! The command line: `MODEL INPUTS OUTPUTS NAME:DTYPE:DIMS...`, in the order in which INPUTS holds the bytes.
 //! OUTPUTS gets all outputs in the model's order, as `f32`.
 
-#[path = "../../src/marks.rs"]
+#[path = "../../../run-image/src/marks.rs"]
 pub mod marks;
 
 /// An input.
