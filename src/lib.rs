@@ -155,7 +155,7 @@
 //!
 //! # What is not there
 //!
-//! Int8 arithmetic (quantised nodes run on the host), NEON on 32-bit Arm, images with several entry points (the format has
+//! Int8 arithmetic (quantised nodes run on the host), images with several entry points (the format has
 //! them, nothing writes more than one), outputs whose length depends on data.
 // Unit tests of every feature set link std: the harness does anyway.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
