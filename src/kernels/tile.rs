@@ -64,6 +64,7 @@ pub struct RowBlock<'e> {
     /// Where each step of the depth is, in elements from a row's pointer; null: one behind the other.
     pub(super) offsets: *const usize,
     /// Steps whose elements lie side by side in spite of that: every so many, all there are.
+    #[allow(dead_code)] // only 32-bit Arm's microkernel walks by runs
     pub(super) run: usize,
 }
 
