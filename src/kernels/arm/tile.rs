@@ -104,7 +104,7 @@ fn side_by_side(block: &RowBlock<'_>) {
 /// The columns from this one on, which the routines can't finish: their sums go to memory first.
 #[inline(never)]
 fn by_memory(block: &RowBlock<'_>, first: usize, width: usize, routine: Routine) {
-    let mut sums = MaybeUninit::<[f32; 4 * COLUMNS]>::uninit();
+    let mut sums = MaybeUninit::<[f32; ROWS * COLUMNS]>::uninit();
     let sums = sums.as_mut_ptr().cast::<f32>();
     let mut room = [0.0; COLUMNS];
     let epilogue: Epilogue<'_> = rest(block.target.epilogue);
@@ -133,7 +133,7 @@ impl Tiles {
         let read = b.step * segments * depth;
         // From half a panel to the other half, and to the next panel.
         let (within, across) = (width, b.panel - (PANEL - width));
-        let steps = match (width == PANEL, column % PANEL == 0) {
+        let steps = match (width == PANEL, column.is_multiple_of(PANEL)) {
             (true, _) => [across, across],
             (false, true) => [within, across],
             (false, false) => [across, within],
