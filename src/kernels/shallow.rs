@@ -1,7 +1,7 @@
 //! Convolution of maps with few channels, as a network's first layer has: sums over single elements.
 //!
-//! Where a tap is three elements long, or one, a kernel that walks tap by tap spends its time on the taps' pointers, and on
-//! windows that cross the border. Here the map is copied once into scratch memory with its padding around it, so that all
+//! Where a tap is a few elements long (three, or one; up to sixteen it still pays), a kernel that walks tap by tap spends its time on
+//! the taps' pointers, and on windows that cross the border. Here the map is copied once into scratch memory with its padding around it, so that all
 //! windows are whole; then the terms of every pixel's sum lie at the same offsets from its window's start. A tile needs a
 //! pointer per pixel, and one list of offsets serves all tiles. The copy is as large as the map: hosts have room for it.
 #![allow(unsafe_code)]
