@@ -46,46 +46,62 @@ impl Kernel for Run<'_> {
     fn run<V: F32s>(self) {
         let g = self.g;
         let max = g.kind == PoolKind::Max as u32;
-        for (line, ox) in self.lines.clone().flat_map(|line| (0..g.out_w).map(move |x| (line, x))) {
+        let (pitch, channels) = (g.in_pitch as usize, g.channels as usize);
+        let row = g.in_w as usize * pitch;
+        let across = |ox: u32| ox as i32 * g.stride_w as i32 - g.pad_left as i32;
+        // Where windows lie inside the map from left to right: nothing is asked there, pixel by pixel (with one channel that
+        // took ten times as long as the pooling).
+        let last = g.in_w.saturating_sub((g.kernel_w - 1).saturating_mul(g.dilation_w)) as i32;
+        let whole = |ox: u32| across(ox) >= 0 && across(ox) < last;
+        for line in self.lines.clone() {
             let (picture, oy) = (line / g.out_h as usize, line % g.out_h as usize);
             let y = oy as i32 * g.stride_h as i32 - g.pad_top as i32;
-            let x = ox as i32 * g.stride_w as i32 - g.pad_left as i32;
             let (ky, rows) = inside(y, g.kernel_h, g.dilation_h, g.in_h);
-            let (kx, columns) = inside(x, g.kernel_w, g.dilation_w, g.in_w);
-            let count = if g.kind == PoolKind::AveragePadded as u32 {
-                let (_, rows) = inside(y + g.pad_top as i32, g.kernel_h, g.dilation_h, g.in_h + g.pad_top + g.pad_bottom);
-                let (_, columns) = inside(x + g.pad_left as i32, g.kernel_w, g.dilation_w, g.in_w + g.pad_left + g.pad_right);
-                rows as f32 * columns as f32
-            } else {
-                rows as f32 * columns as f32
+            let padded = g.kind == PoolKind::AveragePadded as u32;
+            let counted_rows = match padded {
+                true => inside(y + g.pad_top as i32, g.kernel_h, g.dilation_h, g.in_h + g.pad_top + g.pad_bottom).1,
+                false => rows,
             };
-            let pitch = g.in_pitch as usize;
-            let row = g.in_w as usize * pitch;
-            let window = Window {
-                // Inside the map if there is any tap.
-                x: self.x.pointer().wrapping_add(picture * g.in_h as usize * row).wrapping_offset(
-                    (y + (ky * g.dilation_h) as i32) as isize * row as isize
-                        + (x + (kx * g.dilation_w) as i32) as isize * pitch as isize,
-                ),
-                rows: if columns == 0 { 0 } else { rows as usize },
-                columns: columns as usize,
-                row: g.dilation_h as usize * row,
-                column: g.dilation_w as usize * pitch,
-                y: self.y.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
+            let scale_of = |columns: u32| {
+                let count = counted_rows as f32 * columns as f32;
+                if count > 0.0 { 1.0 / count } else { 0.0 }
             };
-            let channels = g.channels as usize;
-            let scale = if count > 0.0 { 1.0 / count } else { 0.0 };
-            let mut c = 0;
-            // SAFETY: taps lie inside the map and the pixel inside the output, whose lengths were asserted; loads reach
-            // past the map's end by less than a vector.
-            unsafe {
-                while V::LANES > 1 && c + 4 * V::LANES <= channels {
-                    window.run::<V, 4>(max, scale, c, 4 * V::LANES);
-                    c += 4 * V::LANES;
-                }
-                while c < channels {
-                    window.run::<V, 1>(max, scale, c, V::LANES.min(channels - c));
-                    c += V::LANES;
+            let inner = scale_of(g.kernel_w);
+            // Inside the map if there is any tap.
+            let from = self.x.pointer().wrapping_add(picture * g.in_h as usize * row);
+            let from = from.wrapping_offset((y + (ky * g.dilation_h) as i32) as isize * row as isize);
+            for ox in 0..g.out_w {
+                let x = across(ox);
+                let (kx, columns, scale) = if whole(ox) {
+                    (0, g.kernel_w, inner)
+                } else {
+                    let (kx, columns) = inside(x, g.kernel_w, g.dilation_w, g.in_w);
+                    let counted = match padded {
+                        true => inside(x + g.pad_left as i32, g.kernel_w, g.dilation_w, g.in_w + g.pad_left + g.pad_right).1,
+                        false => columns,
+                    };
+                    (kx, columns, scale_of(counted))
+                };
+                let window = Window {
+                    x: from.wrapping_offset((x + (kx * g.dilation_w) as i32) as isize * pitch as isize),
+                    rows: if columns == 0 { 0 } else { rows as usize },
+                    columns: columns as usize,
+                    row: g.dilation_h as usize * row,
+                    column: g.dilation_w as usize * pitch,
+                    y: self.y.from((line * g.out_w as usize + ox as usize) * g.out_pitch as usize),
+                };
+                let mut c = 0;
+                // SAFETY: taps lie inside the map and the pixel inside the output, whose lengths were asserted; loads reach
+                // past the map's end by less than a vector.
+                unsafe {
+                    while V::LANES > 1 && c + 4 * V::LANES <= channels {
+                        window.run::<V, 4>(max, scale, c, 4 * V::LANES);
+                        c += 4 * V::LANES;
+                    }
+                    while c < channels {
+                        window.run::<V, 1>(max, scale, c, V::LANES.min(channels - c));
+                        c += V::LANES;
+                    }
                 }
             }
         }
