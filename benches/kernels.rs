@@ -8,7 +8,7 @@
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use kiln::exec::OwnedSession;
-use kiln::exec::owned::OwnedImage;
+use kiln::exec::owned::{Derived, OwnedImage};
 use kiln::kernels::probe::peak_of;
 use kiln::kernels::{Backend, Isa};
 use kiln::ops;
@@ -80,10 +80,10 @@ impl Case {
         let model = Model { programs: vec![draft], weights, metadata: vec![] };
         let built = build(model, &Options::default()).expect("an op whose operands fit");
         let image = Arc::new(OwnedImage::new(Box::new(built.image), false, None).expect("an image"));
-        let (derived, scratch) = if self.derived { derive::program(image.image().main(), false) } else { (vec![], 0) };
-        assert!(self.derived != derived.is_empty(), "{}: no weights were derived", self.name);
+        let derived = if self.derived { derive::image(&image.image(), false) } else { Derived::default() };
+        assert!(self.derived != derived.weights.is_empty(), "{}: no weights were derived", self.name);
         let set = ops::set(isa).expect("an instruction set that was detected");
-        let mut session = OwnedSession::new(image, None, set, derived, scratch).expect("a session");
+        let mut session = OwnedSession::new(image, None, set, derived).expect("a session");
         for i in 0..session.program().inputs().count() {
             let input = session.input::<f32>(i).expect("an input");
             input.iter_mut().enumerate().for_each(|(i, x)| *x = number(i));

@@ -292,7 +292,9 @@ kiln_status kiln_image_init(struct kiln_image *image,
                             size_t length,
                             struct kiln_error *error);
 
-// What a program of the image needs. Programs are numbered from 0; every image has number 0, most have no other.
+// What a program of the image needs. Programs are numbered from 0; every image has number 0, most have no other. An image that was
+// compiled for a range of sizes (--set seq=1..64) has one for each, the largest first; an arena as large as any of them asks serves
+// all, and `kiln_session_init` goes from one to another.
 //
 // Returns `KILN_NOT_FOUND` past the last, `KILN_NULL`, `KILN_NOT_INITIALIZED`.
 kiln_status kiln_image_program(const struct kiln_image *image, uint32_t number, struct kiln_program *program);

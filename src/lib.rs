@@ -146,6 +146,9 @@
 //!   backend alone, and computes any range of them. So a run can stop inside an op ([`Session::run_slice`]), and every way to
 //!   cut it gives the same bits. A whole run is one range: it costs nothing.
 //!   Threads share the same units: a pool's parts are ranges of them (`Session::with_threads`, on hosts).
+//! * **Shapes are settled when a program is compiled.** A run decides none: a symbol with a range of sizes makes a program for each
+//!   of them. That costs an image some kilobytes a program (records, no weights), and no program is slower than one compiled alone.
+//!   One session goes from one to another ([`Session::choose`]).
 //! * **What has no native form is left to the host**: tract evaluates that one node, by the `extern` op. It is named by
 //!   `kiln inspect` and stops `kiln compile`; nothing falls back in silence.
 //! * **One algorithm over a vector trait**, compiled for each instruction set and chosen once, when a session is made. The scalar
@@ -155,8 +158,8 @@
 //!
 //! # What is not there
 //!
-//! Int8 arithmetic (quantised nodes run on the host), images with several entry points (the format has
-//! them, nothing writes more than one), outputs whose length depends on data.
+//! Int8 arithmetic (quantised nodes are computed in floating point), images of several networks (what has several programs is one
+//! network at several sizes), outputs whose length depends on data.
 // Unit tests of every feature set link std: the harness does anyway.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 

@@ -4,7 +4,8 @@
 
 use crate::ModelError;
 use crate::exec::MOST_THREADS;
-use crate::exec::owned::{OwnedImage, OwnedSession};
+use crate::exec::owned::{Derived, OwnedImage, OwnedSession};
+use crate::image::Program;
 use crate::image::layout::MAGIC;
 use crate::kernels::Isa;
 pub use crate::lower::ExternNode;
@@ -20,16 +21,23 @@ use std::sync::Arc;
 
 #[cfg(feature = "onnx")]
 mod onnx;
+mod programs;
+#[cfg(feature = "onnx")]
+mod range;
+mod sizes;
 #[cfg(test)]
 mod tests;
+
+pub use sizes::Sizes;
 
 /// How a model is made ready.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The instruction set to run on; `None`: the fastest of this CPU.
     pub isa: Option<Isa>,
-    /// What symbols in an ONNX file's shapes stand for.
-    pub symbols: BTreeMap<String, i64>,
+    /// What symbols in an ONNX file's shapes stand for. With a range, what is compiled has a program for each size, and inputs
+    /// that are given must have one of them.
+    pub symbols: BTreeMap<String, Sizes>,
     /// The time axis becomes a stream: one step per run, state kept between runs.
     pub stream: bool,
     /// Alignment of a compiled image, in bytes: a power of two from 8 to 4096.
@@ -112,6 +120,8 @@ pub struct Compiled {
     pub externs: Vec<ExternNode>,
     /// Names of inputs that became constants, since shapes depend on their values: a session does not have them.
     pub fixed: Vec<String>,
+    /// Which program of the image a session is of at first.
+    program: usize,
 }
 
 impl Compiled {
@@ -125,6 +135,14 @@ impl Compiled {
         self.image.image()
     }
 
+    /// The program that a session is of at first: of several sizes the largest, or the one for the inputs that were given.
+    ///
+    /// # Panics
+    /// Never: it was there when this was made.
+    pub fn program(&self) -> Program<'_> {
+        self.image.image().programs().nth(self.program).expect("a program of the image")
+    }
+
     /// An error that lists the nodes which the host evaluates, if there are some: what is to run without tract can't have any.
     ///
     /// # Errors
@@ -136,23 +154,22 @@ impl Compiled {
         Err(ModelError::node(&first.name, &first.op, what))
     }
 
-    /// A session, of the program of this name or else of the first. Weights that only a host has
-    /// ([`derive`](plan::derive)) are derived here, unless it is to be `lean`.
+    /// A session, of the program of this name or else of [`Compiled::program`]. Weights that only a host has
+    /// ([`derive`](plan::derive)) are derived here, for all programs, unless it is to be `lean`.
     ///
     /// # Errors
     /// [`ModelError::Core`] when there is no such program, or `isa` is not available.
     pub fn session(&self, program: Option<&str>, isa: Isa, lean: bool) -> Result<OwnedSession, ModelError> {
         let set = ops::set(isa)?;
-        let image = self.image.image();
-        let of = program.map_or(Ok(image.main()), |name| image.program(name))?;
         // The scalar path is the reference: it takes the direct sums.
-        let (derived, scratch) = if isa == Isa::Scalar { (Vec::new(), 0) } else { plan::derive::program(of, lean) };
-        Ok(OwnedSession::new(self.image.clone(), program, set, derived, scratch)?)
+        let derived = if isa == Isa::Scalar { Derived::default() } else { plan::derive::image(&self.image.image(), lean) };
+        let program = program.unwrap_or_else(|| self.program().name());
+        Ok(OwnedSession::new(self.image.clone(), Some(program), set, derived)?)
     }
 }
 
 enum Source {
-    Image(Arc<Compiled>),
+    Image(Arc<OwnedImage>),
     #[cfg(feature = "onnx")]
     Onnx(Box<onnx::Onnx>),
 }
@@ -215,18 +232,9 @@ impl Model {
             }
             let format = |e: crate::Error| ModelError::Format { path: path.clone(), what: e.to_string() };
             let image = OwnedImage::new(Box::new(Mapped(file)), true, None).map_err(format)?;
-            let main = image.image().main();
-            let port = |t: crate::image::Tensor<'_>| Port {
-                name: t.name().into(),
-                dtype: Some(t.dtype()),
-                dims: Some(t.dims().iter().map(|&d| Dim::Fixed(d as usize)).collect()),
-            };
-            inputs = main.inputs().map(port).collect();
-            outputs = main.outputs().map(port).collect();
+            (inputs, outputs) = (programs::ports(&image.image(), false), programs::ports(&image.image(), true));
             metadata = image.image().all_metadata().map(|(k, v)| (k.into(), v.into())).collect();
-            let report = plan::report_of(&image.image());
-            let image = Arc::new(image);
-            Source::Image(Arc::new(Compiled { image, report, how: Vec::new(), externs: Vec::new(), fixed: Vec::new() }))
+            Source::Image(Arc::new(image))
         } else {
             #[cfg(feature = "onnx")]
             {
@@ -284,7 +292,8 @@ impl Model {
         self.threads
     }
 
-    /// A session for the shapes that the file declares.
+    /// A session for the shapes that the file declares; where a symbol has a range of sizes, for all of them, the largest first
+    /// ([`OwnedSession::choose`]).
     ///
     /// # Errors
     /// [`ModelError::Call`] when a size is open; [`ModelError::Node`] when a node can't be compiled.
@@ -319,7 +328,7 @@ impl Model {
     pub fn compiled(&self, given: &[Given]) -> Result<Arc<Compiled>, ModelError> {
         self.fits(given)?;
         match &self.source {
-            Source::Image(compiled) => Ok(compiled.clone()),
+            Source::Image(image) => programs::compiled(image, given).map(Arc::new),
             #[cfg(feature = "onnx")]
             Source::Onnx(onnx) => onnx.compiled(given),
         }

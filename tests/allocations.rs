@@ -54,6 +54,24 @@ fn opening_and_running_an_image_allocate_nothing() {
     }
 }
 
+/// One session serves all sizes of a range.
+#[cfg(feature = "onnx")]
+#[test]
+fn going_over_to_another_size_allocates_nothing() {
+    use kiln::model::{Model, Options};
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/text-lstm/model.onnx");
+    let symbols = [("seq".to_string(), "1..6".parse().unwrap())].into();
+    let mut session = Model::open_with(path, Options { symbols, ..Options::default() }).unwrap().session().unwrap();
+    let before = CALLS.get();
+    for n in [6, 1, 3, 6, 2] {
+        session.choose_for(&[("ids", &[1, n])]).unwrap();
+        session.input::<i64>("ids").unwrap().fill(7);
+        session.run().unwrap();
+    }
+    assert_eq!(CALLS.get() - before, 0);
+    assert!(session.output::<f32>("logits").unwrap().iter().all(|y| y.is_finite()));
+}
+
 #[test]
 fn the_counter_counts() {
     let before = CALLS.get();

@@ -132,6 +132,33 @@ fn a_profile_accounts_for_every_op_in_json_trace_and_page() {
 }
 
 #[test]
+fn a_range_of_sizes_is_one_image() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/text-lstm/model.onnx");
+    let dir = tempfile::tempdir().unwrap();
+    let image = write(dir.path(), "texts.kiln", b"");
+    let output = kiln(&["compile", model, "--set", "seq=1..5", "-o", &image, "--certify", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> = report["programs"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["seq=5", "seq=4", "seq=3", "seq=2", "seq=1"]);
+    assert_eq!(report["program_count"], 5);
+    for (words, given) in [(3, "a gripping story"), (1, "gripping"), (5, "a gripping and moving story")] {
+        let run = |of: &str| {
+            let output = kiln(&["run", of, given, "--json"]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["scores"].clone()
+        };
+        assert_eq!(run(&image), run(model), "{words} words");
+    }
+    refused(&["run", &image, "one two three four five six"], &["no program", "[1, 6]", "\"seq=5\" to \"seq=1\""]);
+    refused(&["run", model, "--set", "seq=1..2", "a gripping story"], &["axis 1 of the input \"ids\" is 3", "stands for 1..2"]);
+    let lines = write(dir.path(), "lines.txt", b"a gripping story\ngripping\na story\n");
+    let each = |of: &str| text(&kiln(&["run", of, "--each", &lines, "--json"]).stdout);
+    assert_eq!(each(&image), each(model));
+    assert_eq!(each(&image).lines().count(), 3);
+}
+
+#[test]
 fn a_certificate_says_what_the_image_is_and_does() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");
     let dir = tempfile::tempdir().unwrap();

@@ -124,7 +124,7 @@ fn mutated_images_of_shipped_models_are_refused_or_run() {
         [("text-lstm", false), ("text-lstm", true), ("text-cnn", false), ("text-transformer", false), ("digits-cnn", false)]
     {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name).join("model.onnx");
-        let seq = (name == "text-lstm" && !stream).then(|| ("seq".to_string(), 3));
+        let seq = (name == "text-lstm" && !stream).then(|| ("seq".to_string(), 3.into()));
         let model = Model::open_with(path, Options { stream, symbols: seq.into_iter().collect(), ..Options::default() }).unwrap();
         let compiled = model.compiled(&[]).unwrap();
         println!("{name}{}:", if stream { ", a stream" } else { "" });

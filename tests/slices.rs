@@ -15,7 +15,7 @@ const MODELS: [(&str, bool); 5] =
 
 fn open(name: &str, stream: bool, isa: Isa) -> Model {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name).join("model.onnx");
-    let symbols = if name == "text-lstm" && !stream { [("seq".to_string(), 16)].into() } else { [].into() };
+    let symbols = if name == "text-lstm" && !stream { [("seq".to_string(), 16.into())].into() } else { [].into() };
     Model::open_with(path, Options { isa: Some(isa), symbols, stream, ..Options::default() }).unwrap()
 }
 

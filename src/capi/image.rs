@@ -235,7 +235,9 @@ pub(super) unsafe fn program_of(image: *const kiln_image, number: u32) -> core::
     image.programs().nth(number as usize).ok_or(KILN_NOT_FOUND)
 }
 
-/// What a program of the image needs. Programs are numbered from 0; every image has number 0, most have no other.
+/// What a program of the image needs. Programs are numbered from 0; every image has number 0, most have no other. An image that was
+/// compiled for a range of sizes (--set seq=1..64) has one for each, the largest first; an arena as large as any of them asks serves
+/// all, and `kiln_session_init` goes from one to another.
 ///
 /// Returns `KILN_NOT_FOUND` past the last, `KILN_NULL`, `KILN_NOT_INITIALIZED`.
 #[unsafe(no_mangle)]

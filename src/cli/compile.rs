@@ -24,6 +24,7 @@ use std::path::PathBuf;
     Examples:\n  \
     kiln compile model.onnx -o model.kiln\n  \
     kiln compile model.onnx -o model.kiln --set seq=64\n  \
+    kiln compile model.onnx -o model.kiln --set seq=1..128         a program for each length; they share weights and arena\n  \
     kiln compile models/text-lstm/model.onnx -o text-lstm.kiln --stream\n  \
     kiln compile model.onnx -o model.kiln --align 16 --emit c      beside it model.c and model.h, for a firmware\n  \
     kiln compile model.onnx -o model.kiln --certify                memory, bytes and work, op by op\n  \
@@ -96,11 +97,12 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
         let whole = [
             ("image_bytes", certificate.image_bytes),
             ("weight_bytes", weights),
-            ("arena_bytes", main.arena_bytes),
+            ("arena_bytes", certificate.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)),
             ("live_bytes", main.live_bytes),
             ("state_bytes", main.state_bytes),
             ("scratch_bytes", main.scratch_bytes),
             ("macs", main.macs),
+            ("program_count", certificate.programs.len() as u64),
         ];
         whole.into_iter().for_each(|(key, value)| report[key] = json!(value));
         report["warnings"] = json!(warning.as_slice());
@@ -111,10 +113,19 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
             "{}: {} bytes, of which weights {weights}; arena {} bytes, of which state {}; {} multiply-accumulates a run",
             args.output.display(),
             certificate.image_bytes,
-            main.arena_bytes,
+            certificate.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0),
             main.state_bytes,
             main.macs
         )?;
+        if let [first, .., last] = &certificate.programs[..] {
+            writeln!(
+                out,
+                "{} programs, from {} to {}; what is said of a run is of the first",
+                certificate.programs.len(),
+                first.name,
+                last.name
+            )?;
+        }
         if args.certify {
             certify::text(&certificate, &compiled.how, out)?;
         }

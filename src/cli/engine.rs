@@ -4,7 +4,7 @@ use super::array::{Array, shape};
 use super::{Failure, HostArgs, IsaArgs, ModelArgs, Result, feed};
 use crate::exec::{Budget, OwnedSession};
 use crate::kernels::Isa;
-use crate::model::{Compiled, Dim, Given, Model, Options};
+use crate::model::{Compiled, Dim, Given, Model, Options, Sizes};
 use crate::tensor::DType;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,7 +54,7 @@ impl Engine {
 
     /// Opens a model; `options` with the symbols of the command line.
     pub fn open_with(args: &ModelArgs, mut options: Options) -> Result<Engine> {
-        options.symbols.extend(args.set.iter().map(|(symbol, n)| (symbol.clone(), *n as i64)));
+        options.symbols.extend(args.set.iter().cloned());
         let symbols = options.symbols.clone();
         let model = Model::open_with(&args.model, options)?;
         let ports = |ports: &[crate::model::Port]| ports.iter().map(|p| port(p, &symbols)).collect::<Result<Vec<_>>>();
@@ -65,6 +65,11 @@ impl Engine {
     /// The value of a metadata entry.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.model.metadata(key)
+    }
+
+    /// Whether the file is an image.
+    pub fn is_image(&self) -> bool {
+        self.model.is_image()
     }
 
     /// Inputs, in the file's order.
@@ -100,13 +105,13 @@ impl Engine {
 }
 
 /// A port as the file declares it, its symbols replaced where the command line gives them.
-fn port(port: &crate::model::Port, symbols: &BTreeMap<String, i64>) -> Result<Port> {
+fn port(port: &crate::model::Port, symbols: &BTreeMap<String, Sizes>) -> Result<Port> {
     let Some(dtype) = port.dtype else {
         return Err(Failure::new(format!("the tensor \"{}\" is of an element type that is not supported", port.name)));
     };
     let size = |d: &Dim| match d {
         Dim::Fixed(n) => Some(*n),
-        Dim::Symbol(name) => symbols.get(name).and_then(|&n| usize::try_from(n).ok()),
+        Dim::Symbol(name) => symbols.get(name).and_then(|sizes| sizes.one()),
     };
     let dims = port.dims.as_ref().map(|dims| dims.iter().map(size).collect());
     Ok(Port { name: port.name.clone(), dtype, any_rank: dims.is_none(), dims: dims.unwrap_or_default() })
@@ -153,6 +158,13 @@ impl Session {
     pub fn step(&mut self) -> Result<()> {
         self.session.run_slice(Budget::op())?;
         Ok(())
+    }
+
+    /// Goes over to the program for inputs of these shapes, with a fresh state.
+    pub fn choose(&mut self, inputs: &[(String, Array)]) -> Result<()> {
+        let given = inputs.iter().filter(|(name, _)| !self.compiled.fixed.contains(name));
+        let shapes: Vec<(&str, &[usize])> = given.map(|(name, array)| (name.as_str(), &*array.dims)).collect();
+        Ok(self.session.choose_for(&shapes)?)
     }
 
     /// Starts a stream anew.

@@ -33,7 +33,7 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
     let report = &compiled.report;
     let Some(main) = report.programs.first() else { return Err(Failure::new("the model has no program")) };
     let image = compiled.image();
-    let program = image.main();
+    let program = compiled.program();
     let how = |i: usize| compiled.how.get(i).map_or(("", ""), |h| (&h.how, &h.why));
     if args.json {
         let tensor = |t: crate::image::Tensor<'_>| json!({ "name": t.name(), "dtype": t.dtype().name(), "shape": t.dims() });
@@ -53,6 +53,7 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
             "arena_bytes": main.arena_bytes, "live_bytes": main.live_bytes, "state_bytes": main.state_bytes,
             "scratch_bytes": main.scratch_bytes, "weight_bytes": report.weight_bytes, "macs": main.macs, "image_bytes": image.bytes(),
             "ops": ops, "extern_nodes": externs,
+            "program": program.name(), "programs": image.programs().map(|p| p.name()).collect::<Vec<_>>(),
         });
         writeln!(out, "{whole}")?;
         return Ok(0);
@@ -66,6 +67,10 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
         let (how, why) = how(i);
         let reason = if why.is_empty() { String::new() } else { format!("  ({how}: {why})") };
         writeln!(out, "{i:>4}  {:<10} {:>14} {:>12}  {}{reason}", op.kind.name(), op.macs, op.weight_bytes, op.name)?;
+    }
+    let names: Vec<&str> = image.programs().map(|p| p.name()).collect();
+    if let [first, .., last] = &names[..] {
+        writeln!(out, "\n{} programs, from {first} to {last}; this is {}", names.len(), program.name())?;
     }
     writeln!(out, "\nwork     {} multiply-accumulates a run", main.macs)?;
     writeln!(out, "weights  {} bytes", report.weight_bytes)?;

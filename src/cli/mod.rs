@@ -22,6 +22,7 @@ mod run;
 use crate::ModelError;
 use crate::exec::MOST_THREADS;
 use crate::kernels::Isa;
+use crate::model::Sizes;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 
@@ -92,9 +93,9 @@ enum Command {
 struct ModelArgs {
     /// An ONNX file, or an image made by `kiln compile`
     model: std::path::PathBuf,
-    /// Give a symbol of the model's shapes a value (repeatable), as seq=64
-    #[arg(long, value_name = "SYMBOL=N", value_parser = binding)]
-    set: Vec<(String, usize)>,
+    /// Give a symbol of the model's shapes a size (repeatable), as seq=64, or a range of them: seq=1..512, seq=16..512:16
+    #[arg(long, value_name = "SYMBOL=SIZES", value_parser = binding)]
+    set: Vec<(String, Sizes)>,
 }
 
 /// The path that kernels take.
@@ -139,9 +140,9 @@ fn pair(text: &str) -> std::result::Result<(String, String), String> {
     }
 }
 
-fn binding(text: &str) -> std::result::Result<(String, usize), String> {
+fn binding(text: &str) -> std::result::Result<(String, Sizes), String> {
     let (name, value) = pair(text)?;
-    value.parse().map(|n| (name, n)).map_err(|_| format!("\"{value}\" is not a whole number"))
+    Ok((name, value.parse()?))
 }
 
 /// Runs the program: reads the command line, runs a command and returns the exit code. `allocations` counts the calls to the
@@ -197,7 +198,7 @@ mod tests {
     fn pairs_split_at_the_last_equals_sign() {
         assert_eq!(pair("a=b=c"), Ok(("a=b".into(), "c".into())));
         assert!(pair("a").is_err() && pair("=a").is_err() && pair("a=").is_err());
-        assert_eq!(binding("seq=64"), Ok(("seq".into(), 64)));
+        assert_eq!(binding("seq=64"), Ok(("seq".into(), Sizes::from(64))));
         assert!(binding("seq=-1").is_err());
     }
 }

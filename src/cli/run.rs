@@ -116,10 +116,11 @@ fn each(engine: &Engine, path: &std::path::Path, out: &mut dyn Write) -> Result<
     const KEPT: usize = 64;
     let maker = Maker::new(engine)?;
     let samples = maker.each(path)?;
+    // An image's one session serves all its sizes.
     let mut sessions: HashMap<Vec<usize>, Session> = HashMap::new();
     let bar = progress::bar("running", Some(samples.len() as u64));
     for steps in &samples {
-        let dims = steps[0][0].1.dims.clone();
+        let dims = if engine.is_image() { Vec::new() } else { steps[0][0].1.dims.clone() };
         if !sessions.contains_key(&dims) {
             if sessions.len() == KEPT {
                 sessions.clear();
@@ -127,7 +128,7 @@ fn each(engine: &Engine, path: &std::path::Path, out: &mut dyn Write) -> Result<
             sessions.insert(dims.clone(), engine.session(&steps[0])?);
         }
         let Some(session) = sessions.get_mut(&dims) else { continue };
-        session.reset();
+        session.choose(&steps[0])?;
         for step in steps {
             session.load(step)?;
             session.run()?;

@@ -18,29 +18,36 @@ const BYTE: u64 = 3;
 pub(crate) struct Crew {
     // Dropped in this order: the threads before the memory.
     pool: Pool,
-    /// Of each thread but the caller's.
+    /// Of each thread but the caller's, and its memory.
     scratch: Box<[Scratch]>,
     _memory: Box<[AlignedBytes]>,
-    /// Whether an op is worth sharing, by its number.
-    shares: Box<[bool]>,
+    /// Whether an op is worth sharing, by its number, and from how much work on it is.
+    shares: Vec<bool>,
+    least: u64,
 }
 
 impl Crew {
     /// Threads (the caller's is one of them) to run a program, with so much scratch memory each. Ops of less work than `least`
     /// multiply-accumulates are not shared.
     pub fn new(program: Program<'_>, threads: usize, scratch: usize, least: u64) -> io::Result<Crew> {
+        let (scratch, memory) = memory(threads, scratch);
+        let mut crew = Crew { pool: Pool::new(threads)?, scratch, _memory: memory, shares: Vec::new(), least };
+        crew.follow(program);
+        Ok(crew)
+    }
+
+    /// Goes over to another program. It allocates only where that has more ops, or needs more scratch memory, than any before.
+    pub fn follow(&mut self, program: Program<'_>) {
         let bytes = |&t: &u32| program.tensors().get(t as usize).map_or(0, |t| t.bytes as u64);
         let worth = |op: OpView<'_>| {
             let written: u64 = op.outputs.iter().map(bytes).sum();
-            program::macs(op.kind, op.attributes).unwrap_or(0).max(BYTE * written) >= least
+            program::macs(op.kind, op.attributes).unwrap_or(0).max(BYTE * written) >= self.least
         };
-        let mut memory: Box<[AlignedBytes]> = (1..threads).map(|_| AlignedBytes::zeroed(scratch, 64)).collect();
-        Ok(Crew {
-            pool: Pool::new(threads)?,
-            scratch: memory.iter_mut().map(|m| Scratch { start: m.as_mut_ptr(), len: scratch }).collect(),
-            _memory: memory,
-            shares: program.ops().map(worth).collect(),
-        })
+        self.shares.clear();
+        self.shares.extend(program.ops().map(worth));
+        if self.scratch.first().is_some_and(|s| s.len < program.scratch_bytes()) {
+            (self.scratch, self._memory) = memory(self.pool.threads(), program.scratch_bytes());
+        }
     }
 
     /// Whether an op is worth sharing.
@@ -78,6 +85,12 @@ impl Crew {
             None => Ok(()),
         }
     }
+}
+
+/// Scratch memory of each thread but the caller's.
+fn memory(threads: usize, bytes: usize) -> (Box<[Scratch]>, Box<[AlignedBytes]>) {
+    let mut memory: Box<[AlignedBytes]> = (1..threads).map(|_| AlignedBytes::zeroed(bytes, 64)).collect();
+    (memory.iter_mut().map(|m| Scratch { start: m.as_mut_ptr(), len: bytes }).collect(), memory)
 }
 
 /// The units of a part: a first part of each thread, of three quarters of all in sum, then a second one of what is left. So

@@ -3,7 +3,7 @@
 
 use super::{Budget, Host, Key, Session};
 use crate::aligned::AlignedBytes;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::{Image, Program};
 use crate::ops::{Entry, Externs};
 use crate::tensor::Element;
@@ -15,8 +15,17 @@ use core::fmt;
 /// The bytes of an image: built in memory, or mapped.
 pub type Bytes = Box<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Weights derived for one op.
-pub type Derived = Option<Box<[f32]>>;
+/// What a host adds to the programs of an image to run them faster.
+#[derive(Clone, Debug, Default)]
+pub struct Derived {
+    /// Per program, weights derived for each of its ops: an entry per op, or none at all. Programs may share them.
+    pub weights: Vec<Vec<Option<Arc<Vec<f32>>>>>,
+    /// Bytes of scratch memory beside the arena's.
+    pub scratch: usize,
+}
+
+/// Derived weights as a session of one program takes them.
+type Lent = Box<[Option<&'static [f32]>]>;
 
 impl AsRef<[u8]> for AlignedBytes {
     fn as_ref(&self) -> &[u8] {
@@ -67,8 +76,8 @@ impl OwnedImage {
 pub struct OwnedSession {
     // Dropped in this order: the session before what it points to.
     session: Session<'static>,
-    _derived: Box<[Derived]>,
-    _lent: Box<[Option<&'static [f32]>]>,
+    lent: Box<[Lent]>,
+    _derived: Derived,
     _arena: AlignedBytes,
     _scratch: AlignedBytes,
     image: Arc<OwnedImage>,
@@ -81,41 +90,62 @@ impl fmt::Debug for OwnedSession {
 }
 
 impl OwnedSession {
-    /// A session of a program; its state is zero. `derived` is empty, or has an entry per op; `scratch` bytes of scratch memory are
-    /// given beside the arena's (0: none). This allocates; running does not.
+    /// A session of a program; its state is zero. The arena is large enough for every program of the image. This allocates;
+    /// running does not.
     ///
     /// # Errors
-    /// As [`Session::of`]; [`Kind::NotFound`](crate::Kind::NotFound) when there is no such program.
-    pub fn new(
-        image: Arc<OwnedImage>,
-        program: Option<&str>,
-        set: &'static [Entry],
-        derived: Vec<Derived>,
-        scratch: usize,
-    ) -> Result<OwnedSession> {
-        let program = match program {
-            Some(name) => image.image.program(name)?,
-            None => image.image.main(),
+    /// As [`Session::of`]; [`Kind::NotFound`] when there is no such program.
+    pub fn new(image: Arc<OwnedImage>, program: Option<&str>, set: &'static [Entry], derived: Derived) -> Result<OwnedSession> {
+        let number = match program {
+            Some(name) => number_of(&image.image, name)?,
+            None => 0,
         };
-        let mut arena = AlignedBytes::zeroed(program.arena_bytes(), program.alignment().max(64));
-        let mut more = AlignedBytes::zeroed(scratch, 64);
-        let derived = derived.into_boxed_slice();
+        let Some(program) = image.image.programs().nth(number) else { return Err(no_program()) };
+        let mut arena = AlignedBytes::zeroed(image.image.arena_bytes(), program.alignment().max(64));
+        let mut more = AlignedBytes::zeroed(derived.scratch, 64);
         // SAFETY: each slice lies on the heap and is neither moved nor changed while `derived` is kept.
-        let lend = |d: &[f32]| unsafe { core::slice::from_raw_parts(d.as_ptr(), d.len()) };
-        let lent: Box<[Option<&'static [f32]>]> = derived.iter().map(|d| d.as_deref().map(lend)).collect();
-        // SAFETY: as above: `lent` is kept unchanged beside the session.
-        let lent_view: &'static [Option<&'static [f32]>] = unsafe { core::slice::from_raw_parts(lent.as_ptr(), lent.len()) };
+        let lend = |d: &Arc<Vec<f32>>| unsafe { core::slice::from_raw_parts(d.as_ptr(), d.len()) };
+        let lend_all = |ops: &Vec<Option<Arc<Vec<f32>>>>| ops.iter().map(|d| d.as_ref().map(lend)).collect();
+        let lent: Box<[Lent]> = derived.weights.iter().map(lend_all).collect();
+        // SAFETY: `lent` is kept unchanged beside the session.
+        let view = unsafe { lent_to(&lent, number) };
         // SAFETY: the boxed extern ops live as long as the image, which the session keeps.
         let externs = image.externs.as_deref().map(|e| unsafe { &*core::ptr::from_ref::<dyn Externs>(e) });
         // SAFETY: the arena lies on the heap, stays as long as the session, and is touched through the session alone.
         let memory: &'static mut [u8] = unsafe { core::slice::from_raw_parts_mut(arena.as_mut_ptr(), arena.len()) };
-        let mut session = Session::of(program, set, memory, Host { externs, derived: lent_view })?;
-        if scratch > 0 {
+        let mut session = Session::of(program, set, memory, Host { externs, derived: view })?;
+        if derived.scratch > 0 {
             // SAFETY: as the arena.
             let memory: &'static mut [u8] = unsafe { core::slice::from_raw_parts_mut(more.as_mut_ptr(), more.len()) };
             session = session.with_scratch(memory)?;
         }
-        Ok(OwnedSession { session, _derived: derived, _lent: lent, _arena: arena, _scratch: more, image })
+        Ok(OwnedSession { session, lent, _derived: derived, _arena: arena, _scratch: more, image })
+    }
+
+    /// Goes over to another program of the image, by its name: the same network at another size, for instance. All inputs are to
+    /// be written then, and state is zero. It does not allocate, unless threads need more memory than they had.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is no such program; as [`Session::choose`].
+    pub fn choose(&mut self, program: &str) -> Result<()> {
+        self.choose_number(number_of(&self.image.image, program)?)
+    }
+
+    /// As [`OwnedSession::choose`], the first program that takes inputs of these shapes, by their names; other inputs may have
+    /// any.
+    ///
+    /// # Errors
+    /// As [`OwnedSession::choose`].
+    pub fn choose_for(&mut self, inputs: &[(&str, &[usize])]) -> Result<()> {
+        let number = self.image.image.programs().position(|program| program.takes(inputs)).ok_or_else(no_program)?;
+        self.choose_number(number)
+    }
+
+    fn choose_number(&mut self, number: usize) -> Result<()> {
+        let program = self.image.image.programs().nth(number).ok_or_else(no_program)?;
+        // SAFETY: `lent` is kept unchanged beside the session.
+        let derived = unsafe { lent_to(&self.lent, number) };
+        self.session.choose_with(program, derived)
     }
 
     /// See [`Session::with_threads`].
@@ -199,5 +229,25 @@ impl OwnedSession {
     /// See [`Session::reset`].
     pub fn reset(&mut self) {
         self.session.reset();
+    }
+}
+
+fn no_program() -> Error {
+    Error::new(Kind::NotFound, "the image has no such program")
+}
+
+fn number_of(image: &Image<'_>, name: &str) -> Result<usize> {
+    image.programs().position(|program| program.name() == name).ok_or_else(no_program)
+}
+
+/// What is lent to the program of this number: nothing, if nothing was derived for it.
+///
+/// # Safety
+/// `lent` outlives what is returned, and does not change meanwhile.
+unsafe fn lent_to(lent: &[Lent], number: usize) -> &'static [Option<&'static [f32]>] {
+    match lent.get(number) {
+        // SAFETY: the caller's promise.
+        Some(ops) => unsafe { core::slice::from_raw_parts(ops.as_ptr(), ops.len()) },
+        None => &[],
     }
 }

@@ -125,6 +125,9 @@ impl Site<'_> {
     }
 }
 
+/// An op set, by the kind's number minus 1.
+type Entries<'a> = [Option<&'a Entry>; OpKind::ALL.len()];
+
 /// A program of an image, an arena, an op set: ready to run.
 ///
 /// Write every input, [`run`](Session::run), read outputs. A run consumes its inputs (their memory is used again), so each
@@ -132,8 +135,8 @@ impl Site<'_> {
 pub struct Session<'a> {
     program: Program<'a>,
     arena: *mut u8,
-    /// By the kind's number minus 1.
-    entries: [Option<&'a Entry>; OpKind::ALL.len()],
+    arena_bytes: usize,
+    entries: Entries<'a>,
     host: Host<'a>,
     /// Scratch memory beside the arena's, if the host gave some.
     scratch: Option<Scratch>,
@@ -177,30 +180,17 @@ impl<'a> Session<'a> {
         arena: &'a mut [u8],
         host: Host<'a>,
     ) -> Result<Session<'a>> {
-        if arena.len() < program.arena_bytes() {
-            return Err(Error::new(Kind::ArenaTooSmall, "the arena is smaller than the program's arena bytes"));
-        }
-        if !(arena.as_ptr() as usize).is_multiple_of(program.alignment()) {
-            return Err(Error::new(Kind::Alignment, "the arena does not lie in memory as aligned as the image asks"));
-        }
         let mut entries = [None; OpKind::ALL.len()];
         for entry in set {
             entries[entry.kind as usize - 1] = Some(entry);
         }
-        for (i, op) in program.ops().enumerate() {
-            if entries[op.kind as usize - 1].is_none() {
-                return missing_at(i);
-            }
-            if op.kind == OpKind::Extern && host.externs.is_none() {
-                let error = Error::new(Kind::Extern, "the program has an op that only a host with its ONNX file can evaluate");
-                return Err(error.at(Where::Op(i as u32)));
-            }
-        }
+        fits(&program, &entries, arena.as_ptr(), arena.len(), host.externs.is_some())?;
         let state = program.state_bytes();
         arena[..state].fill(0);
         Ok(Session {
             program,
             arena: arena.as_mut_ptr(),
+            arena_bytes: arena.len(),
             entries,
             host,
             scratch: None,
@@ -258,6 +248,28 @@ impl<'a> Session<'a> {
             },
         };
         Ok(self)
+    }
+
+    /// Goes over to another program, in the same arena, without what a host had derived for the old one: an image may hold the
+    /// same network at several sizes. All inputs are to be written then, and state is zero.
+    ///
+    /// # Errors
+    /// [`Kind::ArenaTooSmall`], [`Kind::Alignment`], [`Kind::MissingOp`], [`Kind::Extern`]; the session stays with its program.
+    pub fn choose(&mut self, program: Program<'a>) -> Result<()> {
+        self.choose_with(program, &[])
+    }
+
+    /// As [`Session::choose`], with weights that were derived for this program's ops.
+    pub(super) fn choose_with(&mut self, program: Program<'a>, derived: &'a [Option<&'a [f32]>]) -> Result<()> {
+        fits(&program, &self.entries, self.arena, self.arena_bytes, self.host.externs.is_some())?;
+        #[cfg(feature = "std")]
+        if let Some(crew) = &mut self.crew {
+            crew.follow(program);
+        }
+        self.program = program;
+        self.host.derived = derived;
+        self.reset();
+        Ok(())
     }
 
     /// Its program.
@@ -465,6 +477,26 @@ impl<'a> Session<'a> {
         // SAFETY: the state lies at the arena's start, by the check.
         unsafe { self.arena.write_bytes(0, self.program.state_bytes()) }
     }
+}
+
+/// Whether a program can run with these.
+fn fits(program: &Program<'_>, entries: &Entries<'_>, arena: *const u8, bytes: usize, externs: bool) -> Result<()> {
+    if bytes < program.arena_bytes() {
+        return Err(Error::new(Kind::ArenaTooSmall, "the arena is smaller than the program's arena bytes"));
+    }
+    if !(arena as usize).is_multiple_of(program.alignment()) {
+        return Err(Error::new(Kind::Alignment, "the arena does not lie in memory as aligned as the image asks"));
+    }
+    for (i, op) in program.ops().enumerate() {
+        if entries[op.kind as usize - 1].is_none() {
+            return missing_at(i);
+        }
+        if op.kind == OpKind::Extern && !externs {
+            let error = Error::new(Kind::Extern, "the program has an op that only a host with its ONNX file can evaluate");
+            return Err(error.at(Where::Op(i as u32)));
+        }
+    }
+    Ok(())
 }
 
 #[cold]

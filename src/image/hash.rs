@@ -7,7 +7,7 @@ const P4: u64 = 0x85eb_ca77_c2b2_ae63;
 const P5: u64 = 0x27d4_eb2f_1656_67c5;
 
 /// The hash of these bytes, as many as a multiple of 4: what an image's parts are.
-pub(super) fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let (stripes, rest) = bytes.as_chunks::<32>();
     let mut h = P5;
     if !stripes.is_empty() {

@@ -47,7 +47,7 @@ pub mod write;
 use crate::error::{Error, Kind, Result};
 use crate::program::{self, OpKind, Rules, Tile};
 use crate::tensor::DType;
-use hash::hash;
+pub(crate) use hash::hash;
 use layout::{Header, OpRecord, ProgramRecord, TensorRecord};
 use zerocopy::FromBytes;
 
@@ -142,6 +142,11 @@ impl<'a> Image<'a> {
         Program::new(self, &self.programs[0])
     }
 
+    /// Bytes of an arena that serves every program, one at a time.
+    pub fn arena_bytes(&self) -> usize {
+        self.programs().map(|p| p.arena_bytes()).max().unwrap_or(0)
+    }
+
     /// The value of a metadata entry.
     pub fn metadata(&self, key: &str) -> Option<&'a str> {
         self.all_metadata().find(|(k, _)| *k == key).map(|(_, v)| v)
@@ -212,6 +217,13 @@ impl<'a> Program<'a> {
     pub fn outputs(&self) -> impl ExactSizeIterator<Item = Tensor<'a>> + use<'a> {
         let program = *self;
         self.outputs.iter().map(move |&t| program.tensor(t))
+    }
+
+    /// Whether it has inputs of these names and shapes.
+    pub fn takes(&self, inputs: &[(&str, &[usize])]) -> bool {
+        inputs.iter().all(|(name, dims)| {
+            self.inputs().any(|t| t.name() == *name && t.dims().iter().map(|&d| d as usize).eq(dims.iter().copied()))
+        })
     }
 
     /// The tensor with this number.

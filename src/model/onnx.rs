@@ -1,13 +1,16 @@
 //! An ONNX file as a model: compiled for the shapes that a run brings, and kept for the last few of them.
 
-use super::{Compiled, Dim, Given, How, Options, Port};
+use super::range::{self, Point};
+use super::{Compiled, Dim, Given, How, Options, Port, Sizes};
 use crate::ModelError;
 use crate::exec::owned::OwnedImage;
 use crate::import::{self, Signature};
-use crate::plan::PlanError;
+use crate::lower::Lowered;
+use crate::plan::join::Join;
+use crate::plan::{PlanError, parallel};
 use crate::program::{self, Extern, OpKind};
 use crate::tensor::DType;
-use crate::{lower, mapped, plan};
+use crate::{lower, mapped, ops, plan};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,6 +31,14 @@ const LARGE: usize = 2 << 20;
 struct Key {
     shapes: BTreeMap<String, Vec<usize>>,
     values: BTreeMap<String, (DType, Vec<usize>, Vec<u8>)>,
+}
+
+/// A network on its way into an image.
+struct Form {
+    lowered: Lowered,
+    externs: import::Externs,
+    /// The files that its weights lie in.
+    maps: Vec<Arc<memmap2::Mmap>>,
 }
 
 /// An ONNX file.
@@ -88,9 +99,10 @@ impl Onnx {
             kept.push(found.clone());
             return Ok(found.1);
         }
-        let compiled = match self.compile(&key) {
+        let symbols = self.symbols(given)?;
+        let compiled = match self.compile(&key, symbols.clone()) {
             Err(error @ ModelError::Node { .. }) if all.values.len() > key.values.len() => {
-                let compiled = self.compile(&all).map_err(|_| error)?;
+                let compiled = self.compile(&all, symbols).map_err(|_| error)?;
                 key = all;
                 compiled
             }
@@ -104,13 +116,18 @@ impl Onnx {
         Ok(compiled)
     }
 
-    /// The symbols' values. In a stream the number of steps may be left open: the program takes one step whatever it is.
-    fn symbols(&self, key: &Key) -> Result<BTreeMap<String, i64>, ModelError> {
-        let mut symbols = self.options.symbols.clone();
+    /// What symbols stand for, with these inputs. In a stream the number of steps may be left open: the program takes one step
+    /// whatever it is.
+    fn symbols(&self, given: &[Given]) -> Result<(Point, Vec<(String, Sizes)>), ModelError> {
+        let (mut symbols, ranges) = range::settle(&self.options.symbols, &self.inputs(), given)?;
         if self.options.stream {
-            let given = |d: &&import::Declared| !key.shapes.contains_key(&d.name);
+            if let Some((symbol, sizes)) = ranges.first() {
+                let what = format!("a stream takes one step at a time, with state: {symbol} must be one size, not {sizes}");
+                return Err(ModelError::Call(what));
+            }
+            let absent = |d: &&import::Declared| !given.iter().any(|g| g.name == d.name);
             let mut open: Vec<&String> = Vec::new();
-            for dim in self.signature.inputs.iter().filter(given).flat_map(|d| d.dims.iter().flatten()) {
+            for dim in self.signature.inputs.iter().filter(absent).flat_map(|d| d.dims.iter().flatten()) {
                 if let import::Dim::Symbol(name) = dim
                     && !symbols.contains_key(name)
                     && !open.contains(&name)
@@ -122,11 +139,12 @@ impl Onnx {
                 symbols.insert(steps.clone(), STEPS);
             }
         }
-        Ok(symbols)
+        Ok((symbols, ranges))
     }
 
-    fn compile(&self, key: &Key) -> Result<Compiled, ModelError> {
-        let options = import::Options { symbols: self.symbols(key)?, shapes: key.shapes.clone(), values: key.values.clone() };
+    /// Imported and lowered, with symbols of these sizes.
+    fn lowered(&self, key: &Key, symbols: Point) -> Result<Form, ModelError> {
+        let options = import::Options { symbols, shapes: key.shapes.clone(), values: key.values.clone() };
         let start = Instant::now();
         let imported = import::import(&self.path, &options)?;
         let parsed = start.elapsed();
@@ -136,20 +154,62 @@ impl Onnx {
         for op in lowered.model.programs.iter().flat_map(|p| &p.ops).filter(|op| op.kind == OpKind::Extern) {
             imported.externs.prepare(program::split::<Extern>(&op.attributes)?.0.index)?;
         }
-        let lowering = start.elapsed();
+        log::debug!("imported in {parsed:?}, lowered in {:?}", start.elapsed() - parsed);
+        Ok(Form { lowered, externs: imported.externs, maps })
+    }
+
+    fn compile(&self, key: &Key, (symbols, ranges): (Point, Vec<(String, Sizes)>)) -> Result<Compiled, ModelError> {
+        if ranges.is_empty() {
+            let Form { lowered, externs, maps } = self.lowered(key, symbols)?;
+            return self.image(key, lowered, Some(Box::new(externs)), &maps);
+        }
+        let (mut join, mut first) = (Join::default(), None);
+        let points = range::points(&symbols, &ranges)?;
+        let threads = parallel::threads_for(u64::MAX);
+        // A few at a time: what is lowered holds constants.
+        for some in points.chunks(2 * threads) {
+            let forms = parallel::each(some.to_vec(), threads, |point| {
+                let name = range::name(&point, &ranges);
+                let Form { mut lowered, maps, .. } = self.lowered(key, point)?;
+                if let Some(node) = lowered.externs.first() {
+                    let what = format!("at {name} only the host can evaluate it ({}): a range must do without", node.reason);
+                    return Err(ModelError::node(&node.name, &node.op, what));
+                }
+                lowered.model.programs.iter_mut().for_each(|program| program.name.clone_from(&name));
+                Ok((lowered, maps))
+            });
+            for form in forms {
+                let (mut lowered, maps) = form?;
+                let model = std::mem::take(&mut lowered.model);
+                releasing(&maps, || join.add(model)).map_err(|what| ModelError::Format { path: self.path.clone(), what })?;
+                first.get_or_insert(lowered);
+            }
+        }
+        let report = first.map_or_else(Vec::new, |lowered| lowered.report);
+        self.image(key, Lowered { model: join.finish(), report, externs: Vec::new() }, None, &[])
+    }
+
+    /// The image of a lowered network.
+    fn image(
+        &self,
+        key: &Key,
+        lowered: Lowered,
+        externs: Option<Box<dyn ops::Externs>>,
+        maps: &[Arc<memmap2::Mmap>],
+    ) -> Result<Compiled, ModelError> {
+        let start = Instant::now();
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
         let plan_options = plan::Options { alignment: self.options.alignment };
-        let built = releasing(&maps, || plan::build(lowered.model, &plan_options)).map_err(|e| match e {
+        let built = releasing(maps, || plan::build(lowered.model, &plan_options)).map_err(|e| match e {
             PlanError::Op { name, kind, what } => ModelError::node(name, kind.name(), what),
             PlanError::Program(what) => format(what),
         })?;
         // The bytes were made here, a moment ago: their hashes are not worth reading all weights once more.
-        let image = OwnedImage::new(Box::new(built.image), false, Some(Box::new(imported.externs)))?;
-        let all = start.elapsed();
-        log::debug!("imported in {parsed:?}, lowered in {:?}, weights packed in {:?}", lowering - parsed, all - lowering);
+        let image = OwnedImage::new(Box::new(built.image), false, externs)?;
+        log::debug!("planned, and weights packed, in {:?}", start.elapsed());
         let how = lowered.report.into_iter().map(|op| How { how: op.how, why: op.why }).collect();
         let fixed = key.values.keys().cloned().collect();
-        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed })
+        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed, program: 0 })
     }
 }
 

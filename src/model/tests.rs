@@ -58,6 +58,6 @@ fn other_files_are_refused() {
     let mut damaged = image();
     damaged.truncate(100);
     assert!(matches!(Model::open(file(&damaged).path()), Err(ModelError::Format { .. })));
-    let options = Options { symbols: [("seq".to_string(), 4)].into(), ..Options::default() };
+    let options = Options { symbols: [("seq".to_string(), 4.into())].into(), ..Options::default() };
     assert!(matches!(Model::open_with(file(&image()).path(), options), Err(ModelError::Call(_))));
 }

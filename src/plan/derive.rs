@@ -1,48 +1,75 @@
 //! Weights that a host derives from an image's when it opens it: Winograd forms of 3x3 convolutions.
 //!
 //! They are up to four times the size of the plain panels and take milliseconds to compute, so they are not in the image,
-//! and devices never have them. A host calls [`program()`] once, and gives what it returns to each session
+//! and devices never have them. A host calls [`image()`] once, and gives what it returns to each session
 //! ([`OwnedSession::new`](crate::exec::owned::OwnedSession::new)). Without derived weights, or without the scratch memory, an
 //! op runs on the plain panels.
 
 use super::parallel;
 use crate::exec::owned::Derived;
-use crate::image::Program;
 use crate::image::layout::Place;
+use crate::image::{Image, OpView, Program};
 use crate::kernels::shallow;
 use crate::kernels::winograd::Scheme;
 use crate::program::{self, Conv, OpKind, PANEL, packed_len};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use zerocopy::FromBytes;
 
-/// The derived weights of a program's ops, one entry per op, and the bytes of scratch memory that a session needs to use
-/// them, and others' faster ways; nothing and 0 where there are none. A `lean` one derives no weights.
-pub fn program(program: Program<'_>, lean: bool) -> (Vec<Derived>, usize) {
-    let all = program.weights();
-    let operand = |tensor: u32| {
-        let t = program.tensors().get(tensor as usize)?;
-        let bytes = all.get(t.offset as usize..)?.get(..t.bytes as usize)?;
-        (t.place == Place::Weights as u8).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()
-    };
-    let scratch = program.ops().map(|op| host_scratch(op.kind, op.attributes, lean)).max().unwrap_or(0);
-    let scratch = if scratch > program.scratch_bytes() as u64 { scratch as usize } else { 0 };
+/// The derived weights of the programs of an image, and the bytes of scratch memory that a session needs to use them, and
+/// others' faster ways; nothing and 0 where there are none. Programs that share a weight share what is derived. A `lean` one
+/// derives no weights.
+pub fn image(image: &Image<'_>, lean: bool) -> Derived {
+    let scratch = image.programs().map(|program| {
+        let best = program.ops().map(|op| host_scratch(op.kind, op.attributes, lean)).max().unwrap_or(0);
+        if best > program.scratch_bytes() as u64 { best as usize } else { 0 }
+    });
+    let scratch = scratch.max().unwrap_or(0);
     if lean {
-        return (Vec::new(), scratch);
+        return Derived { weights: Vec::new(), scratch };
+    }
+    // Which weights are derived, each once, and where they serve.
+    let mut wanted: BTreeMap<Key, (OpView<'_>, &[f32])> = BTreeMap::new();
+    for program in image.programs() {
+        for op in program.ops() {
+            if let Some((key, packed)) = source(&program, &op) {
+                wanted.entry(key).or_insert((op, packed));
+            }
+        }
     }
     // Threads are for what is derived: an image without any opens in less time than one takes to start.
-    let derives = program.ops().filter_map(|op| {
-        let g = conv(op.kind, op.attributes)?;
-        Some(4 * Scheme::of(g)?.weights(g) as u64)
-    });
-    let bytes = derives.sum();
-    let mut derived = parallel::each(program.ops().collect(), parallel::threads_for(bytes), |op| {
-        let packed = op.inputs.get(1).and_then(|&tensor| operand(tensor));
-        packed.and_then(|packed| weights(op.kind, op.attributes, packed)).map(Vec::into_boxed_slice)
-    });
-    if derived.iter().all(Option::is_none) {
-        derived.clear();
-    }
-    (derived, scratch)
+    let bytes = wanted.keys().map(|key| 4 * key.elements as u64).sum();
+    let (keys, jobs): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+    let made = parallel::each(jobs, parallel::threads_for(bytes), |(op, packed)| weights(op.kind, op.attributes, packed));
+    let made: BTreeMap<_, _> = keys.into_iter().zip(made.into_iter().map(|w| w.map(Arc::new))).collect();
+    let of = |program: Program<'_>| {
+        let known = |op: OpView<'_>| made.get(&source(&program, &op)?.0).cloned().flatten();
+        let ops: Vec<_> = program.ops().map(known).collect();
+        if ops.iter().any(Option::is_some) { ops } else { Vec::new() }
+    };
+    Derived { weights: if made.is_empty() { Vec::new() } else { image.programs().map(of).collect() }, scratch }
+}
+
+/// What decides derived weights.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// Where the weights lie.
+    offset: u32,
+    in_c: u32,
+    out_c: u32,
+    /// How many come of them: tells the schemes apart.
+    elements: usize,
+}
+
+/// What an op's derived weights are made of, if it has any.
+fn source<'a>(program: &Program<'a>, op: &OpView<'a>) -> Option<(Key, &'a [f32])> {
+    let record = conv(op.kind, op.attributes)?;
+    let elements = Scheme::of(record)?.weights(record);
+    let t = program.tensors().get(*op.inputs.get(1)? as usize)?;
+    let bytes = program.weights().get(t.offset as usize..)?.get(..t.bytes as usize)?;
+    let packed = (t.place == Place::Weights as u8).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()?;
+    Some((Key { offset: t.offset, in_c: record.in_c, out_c: record.out_c, elements }, packed))
 }
 
 /// The derived weights of an op, if it has any: of its kind, attributes and weights as the image stores them.
@@ -152,23 +179,26 @@ mod tests {
                 Ok(())
             }),
         };
-        let model = Model { programs: vec![draft], weights: vec![weight], metadata: Vec::new() };
+        // A second program of the same weight.
+        let other = Draft { name: "other".into(), ..draft.clone() };
+        let model = Model { programs: vec![draft, other], weights: vec![weight], metadata: Vec::new() };
         let built = build(model, &Options::default()).unwrap();
         let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
-        let (derived, scratch) = super::program(image.image().main(), false);
-        assert!(derived[0].is_some() && scratch > 0);
+        let derived = super::image(&image.image(), false);
+        let of = |program: usize| derived.weights[program][0].as_ref().unwrap();
+        assert!(Arc::ptr_eq(of(0), of(1)) && derived.scratch > 0);
         let set = ops::set(Isa::detect()).unwrap();
-        let run = |derived, scratch| {
-            let mut session = OwnedSession::new(image.clone(), None, set, derived, scratch).unwrap();
+        let run = |derived| {
+            let mut session = OwnedSession::new(image.clone(), None, set, derived).unwrap();
             for (i, x) in session.input::<f32>("x").unwrap().iter_mut().enumerate() {
                 *x = (i * 31 % 101) as f32 / 101.0 - 0.5;
             }
             session.run().unwrap();
             session.output::<f32>("y").unwrap().to_vec()
         };
-        let (nothing, little) = super::program(image.image().main(), true);
-        assert!(nothing.is_empty() && little == 0, "a lean one derives nothing");
-        let (plain, winograd) = (run(nothing, little), run(derived, scratch));
+        let nothing = super::image(&image.image(), true);
+        assert!(nothing.weights.is_empty() && nothing.scratch == 0, "a lean one derives nothing");
+        let (plain, winograd) = (run(nothing), run(derived));
         assert!(plain != winograd, "the derived weights were not used");
         for (a, b) in plain.iter().zip(&winograd) {
             assert!((a - b).abs() < 2e-5, "{a} and {b}");

@@ -7,9 +7,10 @@
 
 pub mod derive;
 pub mod draft;
+pub mod join;
 pub mod live;
 pub mod pack;
-mod parallel;
+pub(crate) mod parallel;
 pub mod place;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use crate::aligned::AlignedBytes;
 use crate::error::Where;
 use crate::image::layout::{MAX_ALIGNMENT, MIN_ALIGNMENT, Place, ProgramRecord, STATE, TensorRecord};
 use crate::image::write::{self, OpParts, Parts, ProgramParts};
-use crate::image::{Image, Program};
+use crate::image::{Image, OpView, Program};
 use crate::program::{self, NONE, OpKind, SLACK};
 use crate::tensor::MAX_RANK;
 use alloc::format;
@@ -148,11 +149,11 @@ pub fn build(model: Model, options: &Options) -> Result<Built, PlanError> {
         programs.push(parts);
         report.programs.push(program);
     }
-    let parts = Parts { alignment, programs, metadata, weights: weights_end };
+    let mut parts = Parts { alignment, programs, metadata, weights: weights_end };
     let mut image = write::unsealed(&parts).map_err(PlanError::Program)?;
-    drop(parts);
     // Before the weights are packed: an op that does not fit its operands is found without reading a large file.
-    Image::without_hashes(&image).map_err(|e| explain(&drafts, e))?;
+    Image::without_hashes(&image).map_err(|e| explain(&drafts, &mut parts, e))?;
+    drop(parts);
 
     report.weight_bytes = pack(weights, &offsets, write::weights_mut(&mut image))?;
     write::seal(&mut image);
@@ -179,16 +180,23 @@ fn pack(weights: Vec<Weight>, offsets: &[Option<u64>], bytes: &mut [u8]) -> Resu
     Ok(total)
 }
 
-/// Finds the op that an error of the image's check speaks of.
-fn explain(drafts: &[Draft], error: crate::error::Error) -> PlanError {
-    match error.place() {
-        // An op's number does not say of which program; of most models there is but one.
-        Where::Op(i) if drafts.len() == 1 => match drafts[0].ops.get(i as usize) {
-            Some(op) => PlanError::of(op, error.what().into()),
-            None => PlanError::Program(format!("{error}")),
-        },
-        _ => PlanError::Program(format!("{error}")),
+/// Finds the op that an error of the image's check speaks of. An op's number does not say of which program: of several, each is
+/// checked alone.
+fn explain(drafts: &[Draft], parts: &mut Parts, error: crate::error::Error) -> PlanError {
+    if let [draft] = drafts {
+        return match error.place() {
+            Where::Op(i) if (i as usize) < draft.ops.len() => PlanError::of(&draft.ops[i as usize], error.what().into()),
+            _ => PlanError::Program(format!("{error}")),
+        };
     }
+    for (draft, program) in drafts.iter().zip(core::mem::take(&mut parts.programs)) {
+        parts.programs = alloc::vec![program];
+        let checked = write::unsealed(parts).map(|image| Image::without_hashes(&image).map(|_| ()));
+        if let Ok(Err(error)) = checked {
+            return explain(core::slice::from_ref(draft), parts, error);
+        }
+    }
+    PlanError::Program(format!("{error}"))
 }
 
 /// Where each weight that an op or an output needs lies, and where they end.
@@ -366,30 +374,37 @@ fn tensors(
 
 /// What an image alone can say of its memory and work: names of ONNX nodes are not in it, so ops are named by number.
 pub fn report_of(image: &Image<'_>) -> Report {
-    let program = |p: Program<'_>| ProgramReport {
+    Report { programs: image.programs().map(report_on).collect(), weight_bytes: image.weight_bytes() as u64 }
+}
+
+/// As [`report_of`], of the program of this number alone.
+#[cfg(feature = "std")]
+pub(crate) fn report_of_program(image: &Image<'_>, number: usize) -> Report {
+    let programs = image.programs().skip(number).take(1).map(report_on).collect();
+    Report { programs, weight_bytes: image.weight_bytes() as u64 }
+}
+
+fn report_on(p: Program<'_>) -> ProgramReport {
+    let op = |(i, op): (usize, OpView<'_>)| OpReport {
+        name: format!("{i}"),
+        kind: op.kind,
+        macs: program::macs(op.kind, op.attributes).unwrap_or(0),
+        scratch_bytes: program::scratch(op.kind, op.attributes).unwrap_or(0),
+        weight_bytes: op
+            .inputs
+            .iter()
+            .filter_map(|&t| p.tensors().get(t as usize))
+            .filter(|t| t.place == Place::Weights as u8)
+            .map(|t| t.bytes as u64)
+            .sum(),
+    };
+    ProgramReport {
         name: p.name().into(),
         arena_bytes: p.arena_bytes() as u64,
         live_bytes: p.live_bytes() as u64,
         state_bytes: p.state_bytes() as u64,
         scratch_bytes: p.scratch_bytes() as u64,
         macs: p.macs(),
-        ops: p
-            .ops()
-            .enumerate()
-            .map(|(i, op)| OpReport {
-                name: format!("{i}"),
-                kind: op.kind,
-                macs: program::macs(op.kind, op.attributes).unwrap_or(0),
-                scratch_bytes: program::scratch(op.kind, op.attributes).unwrap_or(0),
-                weight_bytes: op
-                    .inputs
-                    .iter()
-                    .filter_map(|&t| p.tensors().get(t as usize))
-                    .filter(|t| t.place == Place::Weights as u8)
-                    .map(|t| t.bytes as u64)
-                    .sum(),
-            })
-            .collect(),
-    };
-    Report { programs: image.programs().map(program).collect(), weight_bytes: image.weight_bytes() as u64 }
+        ops: p.ops().enumerate().map(op).collect(),
+    }
 }

@@ -71,8 +71,7 @@ impl Profile {
         let Measured { ops: mut times, mut runs, trace, peak } = measured;
         let medians: Vec<u64> = times.iter_mut().map(|t| median(t)).collect();
         let all = medians.iter().sum::<u64>().max(1) as f64;
-        let image = compiled.image();
-        let program = image.main();
+        let program = compiled.program();
         let reports = compiled.report.programs.first().map_or(&[][..], |p| &p.ops);
         let known = |list: &[u32]| list.iter().copied().filter(|&t| t != NONE).collect();
         let ops = program.ops().zip(reports).zip(medians).map(|((op, report), time_ns)| Op {
@@ -151,8 +150,7 @@ impl Profile {
 
     /// Everything, as one object.
     pub fn json(&self) -> Value {
-        let image = self.compiled.image();
-        let program = image.main();
+        let program = self.compiled.program();
         let main = self.compiled.report.programs.first();
         let how = |i: usize| self.compiled.how.get(i).map_or(("", ""), |h| (&h.how, &h.why));
         let op = |(i, op): (usize, &Op)| {

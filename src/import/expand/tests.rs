@@ -1,6 +1,6 @@
 //! Operators that are written out, from their ONNX node to their answer.
 
-use crate::exec::owned::OwnedImage;
+use crate::exec::owned::{Derived, OwnedImage};
 use crate::import::attributes::{int, ints};
 use crate::import::tests::{built, floats, integers, model, node, with};
 use crate::kernels::Isa;
@@ -23,7 +23,7 @@ fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
     assert!(lowered.externs.is_empty(), "{:?}", lowered.externs);
     let built = plan::build(lowered.model, &plan::Options::default()).unwrap();
     let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
-    let mut session = OwnedSession::new(image, None, ops::set(Isa::Scalar).unwrap(), vec![], 0).unwrap();
+    let mut session = OwnedSession::new(image, None, ops::set(Isa::Scalar).unwrap(), Derived::default()).unwrap();
     session.input_bytes("x").unwrap().copy_from_slice(x);
     session.run().unwrap();
     session.output_bytes("y").unwrap().to_vec()
