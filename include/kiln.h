@@ -204,6 +204,10 @@ typedef struct kiln_tensor {
   size_t elements;
   // Bytes: elements times the bytes of one.
   size_t bytes;
+  // If it is quantised, its integers stand for real numbers: `(q - zero_point) * scale`. Otherwise 0.
+  float scale;
+  // The integer that stands for zero, if it is quantised.
+  int32_t zero_point;
 } kiln_tensor;
 
 // The ops that a session may use: as many as are needed, in any order, then null pointers.
@@ -297,7 +301,9 @@ kiln_status kiln_image_init(struct kiln_image *image,
 // all, and `kiln_session_init` goes from one to another.
 //
 // Returns `KILN_NOT_FOUND` past the last, `KILN_NULL`, `KILN_NOT_INITIALIZED`.
-kiln_status kiln_image_program(const struct kiln_image *image, uint32_t number, struct kiln_program *program);
+kiln_status kiln_image_program(const struct kiln_image *image,
+                               uint32_t number,
+                               struct kiln_program *program);
 
 // An input of a program, by number: the model's order, from 0.
 //

@@ -87,6 +87,17 @@ impl DType {
         })
     }
 
+    /// Smallest and largest number of a type that quantised numbers are stored in: an integer of 8 or 16 bits.
+    pub const fn quantised_range(self) -> Option<[i32; 2]> {
+        match self {
+            DType::I8 => Some([-128, 127]),
+            DType::U8 => Some([0, 255]),
+            DType::I16 => Some([-32768, 32767]),
+            DType::U16 => Some([0, 65535]),
+            _ => None,
+        }
+    }
+
     /// The name that numpy gives the type (`float32`, `int64`, `bool` …).
     pub const fn name(self) -> &'static str {
         match self {
@@ -110,6 +121,27 @@ impl DType {
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// How the integers of a quantised tensor stand for real numbers: `(q - zero_point) * scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantisation {
+    /// The distance between neighbours: finite, above zero.
+    pub scale: f32,
+    /// The integer that stands for zero: one of the element type.
+    pub zero_point: i32,
+}
+
+impl Quantisation {
+    /// Whether a tensor of this element type may be quantised so.
+    pub const fn fits(self, dtype: DType) -> bool {
+        // By its bits: a device without a floating-point unit checks an image too.
+        let scale = matches!(self.scale.to_bits(), 1..0x7f80_0000);
+        match dtype.quantised_range() {
+            Some([low, high]) => scale && low <= self.zero_point && self.zero_point <= high,
+            None => false,
+        }
     }
 }
 
@@ -186,6 +218,25 @@ mod tests {
         }
         assert_eq!(DType::from_number(0), None);
         assert_eq!(DType::from_number(14), None);
+    }
+
+    #[test]
+    fn a_scale_is_finite_and_above_zero_and_a_zero_point_of_the_type() {
+        let fits = |scale, zero_point, dtype| Quantisation { scale, zero_point }.fits(dtype);
+        for (dtype, low, high) in [(DType::I8, i8::MIN as i32, i8::MAX as i32), (DType::U8, 0, u8::MAX as i32)]
+            .into_iter()
+            .chain([(DType::I16, i16::MIN as i32, i16::MAX as i32), (DType::U16, 0, u16::MAX as i32)])
+        {
+            assert!(
+                fits(0.5, low, dtype) && fits(0.5, high, dtype) && fits(f32::MAX, 0, dtype) && fits(f32::from_bits(1), 0, dtype)
+            );
+            assert!(!fits(0.5, low - 1, dtype) && !fits(0.5, high + 1, dtype));
+            for scale in [0.0, -0.0, -0.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
+                assert!(!fits(scale, 0, dtype), "{scale}");
+            }
+        }
+        let integers = [DType::I8, DType::U8, DType::I16, DType::U16];
+        assert!(DType::ALL.iter().all(|&d| fits(1.0, 0, d) == integers.contains(&d)));
     }
 
     #[test]

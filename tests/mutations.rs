@@ -9,6 +9,7 @@ mod common;
 use kiln::aligned::AlignedBytes;
 use kiln::image::write::seal;
 use kiln::kernels::Isa;
+use kiln::tensor::DType;
 use kiln::{Image, Session, ops};
 
 /// Bytes on both sides of an arena that nobody may touch.
@@ -49,6 +50,23 @@ fn mutate(bytes: &mut [u8], structure: usize, random: &mut Random) {
     }
 }
 
+/// What the check promises of quantised inputs and outputs.
+fn ports(image: &Image<'_>) {
+    for program in image.programs() {
+        for (t, q) in program.inputs().chain(program.outputs()).filter_map(|t| Some((t, t.quantisation()?))) {
+            assert!(q.scale > 0.0 && q.scale.is_finite(), "{q:?}");
+            let (low, high) = match t.dtype() {
+                DType::I8 => (i8::MIN.into(), i8::MAX.into()),
+                DType::U8 => (0, u8::MAX.into()),
+                DType::I16 => (i16::MIN.into(), i16::MAX.into()),
+                DType::U16 => (0, u16::MAX.into()),
+                other => panic!("{other} is no type of quantised numbers"),
+            };
+            assert!(low <= q.zero_point && q.zero_point <= high, "{q:?}");
+        }
+    }
+}
+
 /// Runs an image that passed the check, between guards. Whether it was run at all.
 fn run(image: &Image<'_>, isa: Isa) -> bool {
     let program = image.main();
@@ -85,6 +103,7 @@ fn storm(image: &[u8], count: usize, random: &mut Random) -> [usize; 2] {
         // Sealed a moment ago: reading all weights again to compare their checksum would show nothing.
         if let Ok(image) = Image::without_weights_hash(&bytes) {
             passed += 1;
+            ports(&image);
             if image.main().macs() <= MANY_MACS || passed % 8 == 0 {
                 ran += run(&image, isas[i % isas.len()]) as usize;
             }
@@ -110,6 +129,17 @@ fn mutated_images_are_refused_or_run() {
 fn mutated_images_of_ops_by_indices_are_refused_or_run() {
     let count = mutations(20_000);
     let [passed, ran] = storm(&common::indexed().image, count, &mut Random(0x2468_ace0_1357_9bdf));
+    assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
+}
+
+/// A network that takes and gives integers which stand for real numbers.
+#[cfg(feature = "onnx")]
+#[test]
+fn mutated_images_of_a_quantised_model_are_refused_or_run() {
+    let count = mutations(20_000);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/quantised.onnx");
+    let compiled = kiln::Model::open(path).unwrap().compiled(&[]).unwrap();
+    let [passed, ran] = storm(compiled.bytes(), count, &mut Random(0x1357_9bdf_0246_8ace));
     assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
 }
 

@@ -141,10 +141,15 @@ pub struct kiln_tensor {
     pub elements: usize,
     /// Bytes: elements times the bytes of one.
     pub bytes: usize,
+    /// If it is quantised, its integers stand for real numbers: `(q - zero_point) * scale`. Otherwise 0.
+    pub scale: f32,
+    /// The integer that stands for zero, if it is quantised.
+    pub zero_point: i32,
 }
 
 impl From<Tensor<'static>> for kiln_tensor {
     fn from(t: Tensor<'static>) -> kiln_tensor {
+        let quantisation = t.quantisation();
         kiln_tensor {
             name: kiln_text::new(t.name()),
             dtype: t.dtype().into(),
@@ -152,6 +157,8 @@ impl From<Tensor<'static>> for kiln_tensor {
             dims: t.dims().as_ptr(),
             elements: t.elements(),
             bytes: t.elements() * t.dtype().size(),
+            scale: quantisation.map_or(0.0, |q| q.scale),
+            zero_point: quantisation.map_or(0, |q| q.zero_point),
         }
     }
 }

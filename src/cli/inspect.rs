@@ -36,7 +36,13 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
     let program = compiled.program();
     let how = |i: usize| compiled.how.get(i).map_or(("", ""), |h| (&h.how, &h.why));
     if args.json {
-        let tensor = |t: crate::image::Tensor<'_>| json!({ "name": t.name(), "dtype": t.dtype().name(), "shape": t.dims() });
+        let tensor = |t: crate::image::Tensor<'_>| {
+            let mut said = json!({ "name": t.name(), "dtype": t.dtype().name(), "shape": t.dims() });
+            if let Some(q) = t.quantisation() {
+                said["quantisation"] = json!({ "scale": q.scale, "zero_point": q.zero_point });
+            }
+            said
+        };
         let ops: Vec<_> = main
             .ops
             .iter()
@@ -60,7 +66,8 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
     }
     for (what, t) in program.inputs().map(|t| ("input ", t)).chain(program.outputs().map(|t| ("output", t))) {
         let dims: Vec<usize> = t.dims().iter().map(|&d| d as usize).collect();
-        writeln!(out, "{what}  {}  {} {}", t.name(), t.dtype(), shape(&dims))?;
+        let scale = t.quantisation().map(|q| format!(", {} at zero, scale {}", q.zero_point, q.scale));
+        writeln!(out, "{what}  {}  {} {}{}", t.name(), t.dtype(), shape(&dims), scale.unwrap_or_default())?;
     }
     writeln!(out, "\n{:>4}  {:<10} {:>14} {:>12}  nodes", "op", "kind", "MACs", "weights")?;
     for (i, op) in main.ops.iter().enumerate() {

@@ -5,6 +5,7 @@
 //! * every tensor lies inside the weights or the arena, aligned for its type and with slack behind, and holds its elements;
 //! * state lies in the arena's first bytes and nothing else does;
 //! * inputs, and every op's outputs, are in the arena;
+//! * what is quantised are integers, by a scale and a zero point that make sense, said once;
 //! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
 //! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands;
 //! * the multiply-accumulates that a program states are the sum of its ops', so whoever bounds the work of what it runs by
@@ -15,7 +16,7 @@ use super::{Image, OpView, Ops, text};
 use crate::error::{Error, Kind, Result, Where};
 use crate::program::{NONE, OpKind, Operand, Operands, Rules, SLACK};
 use crate::tensor::{DType, MAX_RANK};
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const fn bad<T>(what: &'static str) -> Result<T> {
     Err(Error::new(Kind::BadImage, what))
@@ -157,9 +158,13 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
     let Some(tensors) = part(image.tensors, record.first_tensor, record.tensors) else {
         return bad("a program's tensors are not in the table");
     };
-    let lists = record.inputs.checked_add(record.outputs).and_then(|n| part(image.lists, record.lists, n));
-    let Some(lists) = lists else {
-        return bad("a program's inputs and outputs are not in the lists");
+    let ports = record.inputs.checked_add(record.outputs);
+    let lists = ports.zip(record.quantised.checked_mul(3)).and_then(|(ports, more)| {
+        let lists = part(image.lists, record.lists, ports.checked_add(more)?)?;
+        lists.split_at_checked(ports as usize)
+    });
+    let Some((lists, quantised)) = lists else {
+        return bad("a program's inputs, outputs and quantised tensors are not in the lists");
     };
     let Some(ops) = part(image.ops, record.ops_offset, record.ops_bytes) else {
         return bad("a program's ops are not in their section");
@@ -183,6 +188,15 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
         if i < record.inputs as usize && t.place != Place::Arena as u8 {
             return Err(Error::new(Kind::BadImage, "an input lies in the weights").at(Where::Tensor(number)));
         }
+    }
+    let mut next = 0;
+    for record in table::<QuantisedRecord>(quantised.as_bytes())? {
+        let number = record.tensor;
+        let fits = tensors.get(number as usize).is_some_and(|t| record.quantisation().fits(t.dtype()));
+        if number < next || !fits {
+            return Err(Error::new(Kind::BadImage, "a tensor can't be quantised so").at(Where::Tensor(number)));
+        }
+        next = number + 1;
     }
     let mut rest = Ops::of(ops);
     for i in 0..record.ops {

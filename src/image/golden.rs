@@ -87,7 +87,8 @@ mod writing {
             tensors: program.tensors.iter().zip(0..).map(|(record, t)| (*record, name(t))).collect(),
             ops: program.ops().map(op).collect(),
             inputs: program.inputs.to_vec(),
-            outputs: program.outputs.to_vec(),
+            outputs: program.output_numbers().to_vec(),
+            quantised: program.quantised().to_vec(),
         }
     }
 }

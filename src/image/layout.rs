@@ -1,13 +1,13 @@
 //! The plain records of an image: see the byte table in the [module above](super).
 
-use crate::tensor::{DType, MAX_RANK};
+use crate::tensor::{DType, MAX_RANK, Quantisation};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The first eight bytes of every image. The byte past ASCII and the line ends show transfers that damage binary files.
 pub const MAGIC: [u8; 8] = *b"\x89KILN\r\n\n";
 
 /// The version that this build writes and reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The largest number of inputs plus outputs of one op.
 pub const MAX_OPERANDS: usize = 64;
@@ -75,12 +75,15 @@ pub struct ProgramRecord {
     pub ops_bytes: u32,
     /// How many there are.
     pub ops: u32,
-    /// Entry of the lists where the numbers of its input tensors start; those of its outputs follow.
+    /// Entry of the lists where the numbers of its input tensors start; those of its outputs follow, then a
+    /// [`QuantisedRecord`] for each quantised tensor.
     pub lists: u32,
     /// Number of inputs.
     pub inputs: u32,
     /// Number of outputs.
     pub outputs: u32,
+    /// Number of quantised tensors.
+    pub quantised: u32,
     /// Bytes of its arena, slack included.
     pub arena_bytes: u32,
     /// Bytes at the arena's start that are kept from run to run.
@@ -91,6 +94,25 @@ pub struct ProgramRecord {
     pub live_bytes: u32,
     /// Multiply-accumulates of one run, low half first: the sum of its ops' ([`Record::macs`](crate::program::Record::macs)).
     pub macs: [u32; 2],
+}
+
+/// How a tensor of a program is quantised: three entries of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct QuantisedRecord {
+    /// The tensor's number, larger than that of the record before. Its elements are integers of 8 or 16 bits.
+    pub tensor: u32,
+    /// Scale, finite and above zero.
+    pub scale: f32,
+    /// Zero point, in the range of the element type.
+    pub zero_point: i32,
+}
+
+impl QuantisedRecord {
+    /// What it says of its tensor.
+    pub fn quantisation(&self) -> Quantisation {
+        Quantisation { scale: self.scale, zero_point: self.zero_point }
+    }
 }
 
 /// The start of an op: operands (one `u32` each, inputs first), then attributes follow.

@@ -9,7 +9,7 @@
 //! | from | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | magic: `89 4B 49 4C 4E 0D 0A 0A` |
-//! | 8 | 4 | version: 2 |
+//! | 8 | 4 | version: 3 |
 //! | 12 | 8 | XXH64 (seed 0) of the bytes from 20 to the start of the weights |
 //! | 20 | 8 | XXH64 of the weights |
 //! | 28 | 4 | bytes of the image |
@@ -20,7 +20,8 @@
 //!
 //! * **programs**: a [`ProgramRecord`] each: which tensors, ops and list entries are its own, and its memory.
 //! * **tensors**: a [`TensorRecord`] each: type, sizes, where it lies.
-//! * **lists**: `u32` numbers of tensors: per program its inputs, then its outputs.
+//! * **lists**: per program the numbers (`u32`) of its input tensors, then of its outputs, then a [`QuantisedRecord`] for each
+//!   input and output whose integers stand for real numbers.
 //! * **ops**: an [`OpRecord`], operands (`u32` each, inputs then outputs, `u32::MAX` for an absent one), attributes; in the
 //!   order in which they run. What attributes mean is [`program`](crate::program)'s matter.
 //! * **metadata**: pairs of `u32`: where key and value stand among the strings.
@@ -46,10 +47,10 @@ pub mod write;
 
 use crate::error::{Error, Kind, Result};
 use crate::program::{self, OpKind, Rules, Tile};
-use crate::tensor::DType;
+use crate::tensor::{DType, Quantisation};
 pub(crate) use hash::hash;
-use layout::{Header, OpRecord, ProgramRecord, TensorRecord};
-use zerocopy::FromBytes;
+use layout::{Header, OpRecord, ProgramRecord, QuantisedRecord, TensorRecord};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The rules of all kinds of ops.
 const ALL: check::RulesOf<'static> = &|kind| Some(Rules::of_kind(kind));
@@ -180,7 +181,8 @@ pub struct Program<'a> {
     record: &'a ProgramRecord,
     tensors: &'a [TensorRecord],
     inputs: &'a [u32],
-    outputs: &'a [u32],
+    /// Its outputs, then its quantised tensors.
+    rest: &'a [u32],
     ops: &'a [u8],
     strings: &'a [u8],
     weights: &'a [u8],
@@ -194,7 +196,7 @@ impl<'a> Program<'a> {
             record,
             tensors: &image.tensors[part(record.first_tensor, record.tensors)],
             inputs: &image.lists[part(record.lists, record.inputs)],
-            outputs: &image.lists[part(record.lists + record.inputs, record.outputs)],
+            rest: &image.lists[part(record.lists + record.inputs, record.outputs + 3 * record.quantised)],
             ops: &image.ops[part(record.ops_offset, record.ops_bytes)],
             strings: image.strings,
             weights: image.weights,
@@ -216,7 +218,7 @@ impl<'a> Program<'a> {
     /// Its outputs, in the model's order.
     pub fn outputs(&self) -> impl ExactSizeIterator<Item = Tensor<'a>> + use<'a> {
         let program = *self;
-        self.outputs.iter().map(move |&t| program.tensor(t))
+        self.output_numbers().iter().map(move |&t| program.tensor(t))
     }
 
     /// Whether it has inputs of these names and shapes.
@@ -231,7 +233,7 @@ impl<'a> Program<'a> {
     /// # Panics
     /// If there is none.
     pub fn tensor(&self, number: u32) -> Tensor<'a> {
-        Tensor { record: &self.tensors[number as usize], strings: self.strings }
+        Tensor { record: &self.tensors[number as usize], strings: self.strings, number, quantised: self.quantised() }
     }
 
     /// All its tensors' records; operands are numbers of these.
@@ -244,7 +246,13 @@ impl<'a> Program<'a> {
     }
 
     pub(crate) fn output_numbers(&self) -> &'a [u32] {
-        self.outputs
+        self.rest.get(..self.record.outputs as usize).unwrap_or(&[])
+    }
+
+    /// How its quantised tensors are quantised.
+    pub fn quantised(&self) -> &'a [QuantisedRecord] {
+        let words = self.rest.get(self.record.outputs as usize..).unwrap_or(&[]);
+        <[QuantisedRecord]>::ref_from_bytes(words.as_bytes()).unwrap_or(&[])
     }
 
     /// Its ops, in the order in which they run.
@@ -301,6 +309,8 @@ impl<'a> Program<'a> {
 pub struct Tensor<'a> {
     record: &'a TensorRecord,
     strings: &'a [u8],
+    number: u32,
+    quantised: &'a [QuantisedRecord],
 }
 
 impl<'a> Tensor<'a> {
@@ -312,6 +322,11 @@ impl<'a> Tensor<'a> {
     /// Its element type.
     pub fn dtype(&self) -> DType {
         self.record.dtype()
+    }
+
+    /// How its integers stand for real numbers, if they do.
+    pub fn quantisation(&self) -> Option<Quantisation> {
+        self.quantised.iter().find(|record| record.tensor == self.number).map(QuantisedRecord::quantisation)
     }
 
     /// Its sizes, outermost first.

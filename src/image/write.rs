@@ -39,6 +39,8 @@ pub struct ProgramParts {
     pub inputs: Vec<u32>,
     /// Numbers of its output tensors.
     pub outputs: Vec<u32>,
+    /// Its quantised tensors, by ascending number.
+    pub quantised: Vec<QuantisedRecord>,
 }
 
 /// What an image is made of, but for the weights' bytes.
@@ -111,6 +113,7 @@ pub fn unsealed(parts: &Parts) -> Result<AlignedBytes, String> {
             lists: lists.len() as u32,
             inputs: p.inputs.len() as u32,
             outputs: p.outputs.len() as u32,
+            quantised: p.quantised.len() as u32,
             ..p.record
         });
         for (record, name) in &p.tensors {
@@ -118,6 +121,7 @@ pub fn unsealed(parts: &Parts) -> Result<AlignedBytes, String> {
             tensors.push(TensorRecord { name, ..*record });
         }
         lists.extend(p.inputs.iter().chain(&p.outputs));
+        lists.extend(p.quantised.iter().flat_map(|q| [q.tensor, q.scale.to_bits(), q.zero_point as u32]));
     }
     let metadata: Vec<[u32; 2]> = parts.metadata.iter().map(|(k, v)| [strings.add(k), strings.add(v)]).collect();
 

@@ -5,7 +5,7 @@
 //! 2. [`wide`], [`dynamic`], [`unroll`], [`spatial`], [`einsum`]: what no kernel computes (narrow types, weights that are computed, windows
 //!    over three axes, sums of products that are no matrix product) is put in terms of what they do.
 //! 3. [`rewrite`]: functions that exporters spell out (GELU, hard-swish, means, batch norms) become one node again.
-//!    Quantisation that is left becomes arithmetic ([`quantised`]).
+//!    Quantisation that is left becomes arithmetic ([`quantised`]); what it said of inputs and outputs has been kept.
 //! 4. [`group`]: nodes that run as one op are found: epilogues of products, chains of element-wise nodes, attention.
 //! 5. Each group becomes an op, in [`gemm`], [`conv`], [`pool`], [`map`], [`reduce`], [`data`], [`index`], [`recurrent`],
 //!    [`attention`]; [`builder`] keeps the books. No pass deals with channels-first against channels-last: values carry
@@ -98,6 +98,7 @@ pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, ModelError> {
     let mut net = Net::new(graph);
     constant::fold(&mut net);
     rewrite::pads(&mut net);
+    let quantised = quantised::ports(&net);
     if options.stream {
         stream::run(&mut net)?;
         constant::fold(&mut net);
@@ -124,6 +125,8 @@ pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, ModelError> {
         }
     }
     b.finish().map_err(ModelError::Call)?;
+    let ports = b.draft.inputs.iter().chain(&b.draft.outputs);
+    b.draft.quantised = ports.zip(quantised).filter_map(|(&v, q)| Some((v, q?))).collect();
     let Builder { draft, weights, report, externs, .. } = b;
     Ok(Lowered { model: Model { programs: vec![draft], weights, metadata }, report, externs })
 }

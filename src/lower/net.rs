@@ -77,6 +77,11 @@ impl Net {
         self.graph.outputs.contains(&v)
     }
 
+    /// The nodes that read a value.
+    pub fn readers(&self, v: ValueId) -> &[usize] {
+        &self.readers[v.0]
+    }
+
     /// Whether anybody wants a value.
     pub fn is_wanted(&self, v: ValueId) -> bool {
         !self.readers[v.0].is_empty() || self.is_output(v)

@@ -2,11 +2,65 @@
 //!
 //! The quotient is a true one, since the product with the reciprocal of the scale rounds otherwise at ties: so this runs
 //! after the rewriting of divisions. Blocked scales are left to the host.
+//!
+//! Before that, [`ports`] reads off what the integers of inputs and outputs stand for.
 
 use super::net::{Net, made};
-use crate::graph::{Op, ValueId};
+use crate::graph::{Node, Op, ValueId};
 use crate::program::{Binary, Unary};
-use crate::tensor::DType;
+use crate::tensor::{DType, Quantisation};
+
+/// How the network's inputs, then its outputs, are quantised: an input all of whose readers dequantise it alike, an output that is
+/// quantised last of all. One scale for the whole tensor, known before the run; between port and node, elements may move.
+pub(super) fn ports(net: &Net) -> Vec<Option<Quantisation>> {
+    let inputs = net.graph.inputs.iter().map(|&v| read_as(net, v));
+    inputs.chain(net.graph.outputs.iter().map(|&v| made_as(net, v))).collect()
+}
+
+/// As what a value is read by all who read it.
+fn read_as(net: &Net, v: ValueId) -> Option<Quantisation> {
+    let reader = |&i: &usize| {
+        let node = &net.graph.nodes[i];
+        match node.op {
+            Op::Dequantize { .. } if node.inputs[0] == Some(v) => constant(net, node, v),
+            _ if moves(net, node) == Some(v) => read_as(net, node.outputs[0]?),
+            _ => None,
+        }
+    };
+    let mut all = net.readers(v).iter().map(reader);
+    let first = all.next()??;
+    all.all(|other| other == Some(first)).then_some(first)
+}
+
+/// As what a value is made.
+fn made_as(net: &Net, v: ValueId) -> Option<Quantisation> {
+    let node = &net.graph.nodes[net.producer(v)?];
+    match node.op {
+        Op::Quantize { .. } => constant(net, node, v),
+        _ => made_as(net, moves(net, node)?),
+    }
+}
+
+/// The value whose elements a node moves, if it does no more.
+fn moves(net: &Net, node: &Node) -> Option<ValueId> {
+    let (x, y) = (node.inputs.first().copied()??, node.outputs.first().copied()??);
+    let moves = matches!(node.op, Op::Reshape | Op::Transpose(_) | Op::Slice { .. } | Op::Broadcast | Op::Gather { .. });
+    (moves && net.dtype(x) == net.dtype(y)).then_some(x)
+}
+
+/// The constants by which a node quantises or dequantises integers, if there is one of each.
+fn constant(net: &Net, node: &Node, integers: ValueId) -> Option<Quantisation> {
+    let [scale] = net.constant(node.inputs.get(1).copied()??)?.f32s()[..] else { return None };
+    let zero_point = match node.inputs.get(2).copied().flatten().map(|zero| Some(net.constant(zero)?.i64s())) {
+        None => 0,
+        Some(zeros) => match zeros?[..] {
+            [zero] => i32::try_from(zero).ok()?,
+            _ => return None,
+        },
+    };
+    let found = Quantisation { scale, zero_point };
+    found.fits(net.dtype(integers)).then_some(found)
+}
 
 /// Rewrites all nodes that quantise or dequantise.
 pub(super) fn run(net: &mut Net) {
@@ -17,15 +71,9 @@ pub(super) fn run(net: &mut Net) {
     net.tidy();
 }
 
-/// The integers of a type, as `f32`; none for those that `f32` does not hold.
+/// The integers of a type, as `f32`.
 fn range(dtype: DType) -> Option<[f32; 2]> {
-    match dtype {
-        DType::I8 => Some([-128.0, 127.0]),
-        DType::U8 => Some([0.0, 255.0]),
-        DType::I16 => Some([-32768.0, 32767.0]),
-        DType::U16 => Some([0.0, 65535.0]),
-        _ => None,
-    }
+    dtype.quantised_range().map(|range| range.map(|end| end as f32))
 }
 
 /// Rewrites node `i`; gives how many nodes there are instead.

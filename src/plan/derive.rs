@@ -168,6 +168,7 @@ mod tests {
             ops: vec![op],
             inputs: vec![ValueId(0)],
             outputs: vec![ValueId(2)],
+            ..Draft::default()
         };
         let weight = Weight {
             name: "w".into(),

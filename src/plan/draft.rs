@@ -1,7 +1,7 @@
 //! An owned program before it is placed: what lowering writes and planning reads.
 
 use crate::program::{OpKind, Record};
-use crate::tensor::DType;
+use crate::tensor::{DType, Quantisation};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -88,6 +88,8 @@ pub struct Draft {
     pub inputs: Vec<ValueId>,
     /// Outputs, in the model's order.
     pub outputs: Vec<ValueId>,
+    /// Inputs and outputs whose integers stand for real numbers.
+    pub quantised: Vec<(ValueId, Quantisation)>,
 }
 
 /// Writes a weight's bytes, in the layout that its op wants, into the image. Called once, by any

@@ -17,11 +17,11 @@ mod tests;
 
 use crate::aligned::AlignedBytes;
 use crate::error::Where;
-use crate::image::layout::{MAX_ALIGNMENT, MIN_ALIGNMENT, Place, ProgramRecord, STATE, TensorRecord};
+use crate::image::layout::{MAX_ALIGNMENT, MIN_ALIGNMENT, Place, ProgramRecord, QuantisedRecord, STATE, TensorRecord};
 use crate::image::write::{self, OpParts, Parts, ProgramParts};
 use crate::image::{Image, OpView, Program};
 use crate::program::{self, NONE, OpKind, SLACK};
-use crate::tensor::MAX_RANK;
+use crate::tensor::{MAX_RANK, Quantisation};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -324,7 +324,14 @@ fn place_program(
     };
     let list = |ids: &[ValueId]| ids.iter().map(|v| numbers[v.0 as usize]).collect();
     let (inputs, outputs) = (list(&draft.inputs), list(&draft.outputs));
-    Ok((ProgramParts { name: draft.name.clone(), record, tensors, ops, inputs, outputs }, report))
+    let of = |&(v, q): &(ValueId, Quantisation)| QuantisedRecord {
+        tensor: numbers[v.0 as usize],
+        scale: q.scale,
+        zero_point: q.zero_point,
+    };
+    let mut quantised: Vec<QuantisedRecord> = draft.quantised.iter().map(of).collect();
+    quantised.sort_by_key(|record| record.tensor);
+    Ok((ProgramParts { name: draft.name.clone(), record, tensors, ops, inputs, outputs, quantised }, report))
 }
 
 /// A tensor's record and its name, if it has one.

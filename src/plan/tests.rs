@@ -6,13 +6,14 @@ use super::{Built, Options, PlanError, build};
 use crate::error::Kind;
 use crate::exec::{Budget, Host, Session};
 use crate::image::layout::{Header, ProgramRecord};
-use crate::image::{Image, write};
+use crate::image::{Image, golden, write};
 use crate::ops::{Context, Entry, Externs, Op, Units};
 use crate::program::{Extern, OpKind, Rules, TopK};
-use crate::tensor::DType;
+use crate::tensor::{DType, Quantisation};
 use crate::{aligned::AlignedBytes, error};
 use proptest::prelude::*;
 use std::collections::HashMap;
+use zerocopy::FromBytes;
 
 /// One byte of an op's output, from the op's number, the byte's, what is combined byte by byte, and a digest of the rest.
 fn mix(op: usize, i: usize, elementwise: u8, digest: u64) -> u8 {
@@ -303,6 +304,74 @@ fn the_image_says_what_was_built() {
     assert_eq!(main.ops().map(|op| op.kind).collect::<Vec<_>>(), [OpKind::Extern; 2]);
     assert_eq!(image.program("other").unwrap_err().kind, Kind::NotFound);
     assert_eq!(built.image.len(), image.bytes());
+}
+
+/// As [`chain`], from `i8` to `u16`.
+fn quantised(x: Quantisation, y: Quantisation) -> Draft {
+    let mut d = chain(false);
+    d.values[0] = value("x".into(), DType::I8, 16, Storage::Arena);
+    d.values[2] = value("y".into(), DType::U16, 16, Storage::Arena);
+    d.quantised = vec![(ValueId(2), y), (ValueId(0), x)];
+    d
+}
+
+#[test]
+fn the_image_says_what_integers_stand_for() {
+    let x = Quantisation { scale: 0.1, zero_point: -128 };
+    let y = Quantisation { scale: f32::MIN_POSITIVE, zero_point: 65535 };
+    let of = |image: &[u8]| {
+        let image = Image::new(image).unwrap();
+        let main = image.main();
+        let found: Vec<_> = main.inputs().chain(main.outputs()).map(|t| t.quantisation()).collect();
+        (found, main.tensor(1).quantisation())
+    };
+    let image = built(&quantised(x, y), 64).image;
+    assert_eq!(of(&image), (vec![Some(x), Some(y)], None));
+    assert_eq!(of(&built(&chain(false), 64).image), (vec![None; 2], None));
+    // Golden values are tensors more, behind the others.
+    let golden = golden::with_golden(&Image::new(&image).unwrap(), &[("x", &[7; 16])]).unwrap();
+    assert_eq!(of(&golden), (vec![Some(x), Some(y)], None));
+    // What a draft says is checked with the rest of the image.
+    let refuse = |d: Draft| build(model(&d), &Options::default()).unwrap_err().to_string();
+    assert!(refuse(quantised(x, Quantisation { scale: 0.0, ..y })).contains("can't be quantised so"));
+    let mut of_float = quantised(x, y);
+    of_float.quantised[0].0 = ValueId(1);
+    assert!(refuse(of_float).contains("can't be quantised so"));
+}
+
+#[test]
+fn quantisation_that_makes_no_sense_is_refused() {
+    let x = Quantisation { scale: 0.5, zero_point: 1 };
+    let good = built(&quantised(x, x), 64).image;
+    let lists = Header::ref_from_prefix(&good).unwrap().0.sections[2];
+    assert_eq!(lists.bytes, 4 * (2 + 2 * 3));
+    let with = |changes: &[(usize, u32)]| {
+        let mut image = AlignedBytes::copy_of(&good, 64);
+        for &(word, to) in changes {
+            image[lists.offset as usize + 4 * word..][..4].copy_from_slice(&to.to_le_bytes());
+        }
+        write::seal(&mut image);
+        Image::new(&image).map(|_| ()).map_err(|e| (e.kind, e.what()))
+    };
+    let refused = Err((Kind::BadImage, "a tensor can't be quantised so"));
+    // Words 2, 3, 4: tensor 0 (i8), its scale, its zero point; then the same of tensor 2 (u16).
+    assert_eq!(with(&[(3, 1), (4, -128i32 as u32), (6, f32::MAX.to_bits()), (7, 65535)]), Ok(()));
+    let no_scale = [0.0, -0.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN].map(f32::to_bits);
+    no_scale.into_iter().for_each(|bits| assert_eq!(with(&[(3, bits)]), refused, "{bits:x}"));
+    [128, -129i32 as u32, i32::MAX as u32].into_iter().for_each(|zero| assert_eq!(with(&[(4, zero)]), refused, "{zero}"));
+    [65536, -1i32 as u32].into_iter().for_each(|zero| assert_eq!(with(&[(7, zero)]), refused, "{zero}"));
+    // A tensor twice, not in order, of floats, none at all.
+    for tensors in [[0, 0], [2, 0], [2, 2], [0, 1], [1, 2], [0, 3], [0, u32::MAX], [u32::MAX, u32::MAX]] {
+        assert_eq!(with(&[(2, tensors[0]), (5, tensors[1])]), refused, "{tensors:?}");
+    }
+    // A count that the lists don't hold.
+    for count in [3, 1 << 30, u32::MAX / 3, u32::MAX] {
+        let mut image = AlignedBytes::copy_of(&good, 64);
+        let at = size_of::<Header>() + std::mem::offset_of!(ProgramRecord, quantised);
+        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(count));
+        write::seal(&mut image);
+        assert!(Image::new(&image).unwrap_err().what().contains("not in the lists"), "{count}");
+    }
 }
 
 #[test]

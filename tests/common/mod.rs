@@ -94,6 +94,7 @@ pub fn image() -> Built {
         ],
         inputs: vec![ValueId(0)],
         outputs: vec![ValueId(5)],
+        ..Draft::default()
     };
     let weights = vec![weight("conv.weight", 27 * 16), weight("dense.weight", 144 * 16)];
     let model = Model { programs: vec![main], weights, metadata: vec![("kiln.test".into(), "a value".into())] };
@@ -178,6 +179,7 @@ pub fn indexed() -> Built {
         ],
         inputs: vec![ValueId(0)],
         outputs: vec![ValueId(9), ValueId(10), ValueId(12)],
+        ..Draft::default()
     };
     let weights = vec![
         places("tuples", DType::I32, &[0, 0, 1, -1, -2, 1, 3, 0]),

@@ -5,6 +5,7 @@ use crate::import::attributes::{int, ints};
 use crate::import::tests::{built, floats, integers, model, node, with};
 use crate::kernels::Isa;
 use crate::{OwnedSession, lower, ops, plan};
+use prost::Message;
 use std::sync::Arc;
 use tract_onnx::pb::{AttributeProto, ModelProto, TensorProto};
 
@@ -505,6 +506,102 @@ fn quantised_numbers() {
     // Ties to even; far below the range.
     assert_eq!(quantise(&[1.0], &[1], 0), [1.0, 3.0, -128.0, 4.0, 0.0, 2.0, -129.0, 3.0]);
     assert_eq!(quantise(&[1.0, 0.5, 10.0, 2.0], &[0, 0, 5, -1], 4), [0.0, 3.0, -85.0, 1.0, 0.0, 1.5, -900.0, 4.0]);
+}
+
+fn scalar(name: &str, data_type: i32, value: i32) -> TensorProto {
+    TensorProto { name: name.into(), data_type, int32_data: vec![value], ..Default::default() }
+}
+
+/// `int8` x in, `uint8` y out, both quantised: dequantised, cut off below zero, quantised.
+fn quantised_model() -> ModelProto {
+    let nodes = vec![
+        node("DequantizeLinear", &["x", "s", "z"], &["d"], vec![]),
+        node("Relu", &["d"], &["r"], vec![]),
+        node("QuantizeLinear", &["r", "t", "u"], &["y"], vec![]),
+    ];
+    let constants = vec![floats("s", &[], &[0.1]), scalar("z", 3, -3), floats("t", &[], &[0.2]), scalar("u", 2, 5)];
+    let mut model = with(model(13, &[1, 8], nodes), constants);
+    let graph = model.graph.as_mut().unwrap();
+    graph.input = vec![crate::import::externs::declare("x", 3, Some(&[1, 8]))];
+    graph.output = vec![crate::import::externs::declare("y", 2, Some(&[1, 8]))];
+    model
+}
+
+#[test]
+fn quantised_numbers_in_and_out() {
+    // -128, -3 and -1 are below zero or 0; 3 is 0.6; 127 is 13.
+    let x = [-128i8, -3, -4, -1, 1, 3, 127, 125].map(|x| x as u8);
+    assert_eq!(bytes(quantised_model(), &x), [5, 5, 5, 6, 7, 8, 70, 69]);
+}
+
+/// The file that the C programs and the mutations take is this model.
+#[test]
+fn the_quantised_model_of_the_tests_is_this_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/quantised.onnx");
+    let bytes = quantised_model().encode_to_vec();
+    if std::env::var_os("KILN_RENEW").is_some() {
+        std::fs::write(path, &bytes).unwrap();
+    }
+    assert!(std::fs::read(path).unwrap() == bytes, "{path} is another model: KILN_RENEW=1 writes it again");
+}
+
+#[test]
+fn inputs_and_outputs_are_quantised_as_their_neighbours_say() {
+    use crate::tensor::Quantisation;
+    let ports = |model: ModelProto| {
+        let lowered = lower::lower(built(model).unwrap().graph, &lower::Options::default()).unwrap();
+        let built = plan::build(lowered.model, &plan::Options::default()).unwrap();
+        let image = crate::Image::new(&built.image).unwrap();
+        let main = image.main();
+        [main.inputs().next().unwrap().quantisation(), main.outputs().next().unwrap().quantisation()]
+    };
+    let [x, y] = [(0.1, -3), (0.2, 5)].map(|(scale, zero_point)| Some(Quantisation { scale, zero_point }));
+    assert_eq!(ports(quantised_model()), [x, y]);
+    let changed = |change: &dyn Fn(&mut tract_onnx::pb::GraphProto)| {
+        let mut model = quantised_model();
+        change(model.graph.as_mut().unwrap());
+        ports(model)
+    };
+    // Elements that move on the way are the same numbers still.
+    let moved = changed(&|graph| {
+        graph.node[0].input[0] = "transposed".into();
+        graph.node[2].output[0] = "q".into();
+        let perm = vec![ints("perm", vec![1, 0])];
+        graph.node.insert(0, node("Transpose", &["x"], &["transposed"], perm));
+        graph.node.push(node("Reshape", &["q", "shape"], &["y"], vec![]));
+        graph.initializer.push(integers("shape", &[2, 4]));
+        graph.output = vec![crate::import::externs::declare("y", 2, Some(&[2, 4]))];
+    });
+    assert_eq!(moved, [x, y]);
+    // Readers who agree, and readers who don't.
+    let twice = |scale: &'static str| {
+        changed(&|graph| {
+            graph.node.insert(1, node("DequantizeLinear", &["x", scale, "z"], &["e"], vec![]));
+            graph.node[2] = node("Add", &["d", "e"], &["r"], vec![]);
+        })
+    };
+    assert_eq!(twice("s"), [x, y]);
+    assert_eq!(twice("t"), [None, y]);
+    // No zero point: 0.
+    let plain = changed(&|graph| {
+        graph.node[0].input.truncate(2);
+        graph.node[2].input.truncate(2);
+    });
+    assert_eq!(plain, [(0.1, 0), (0.2, 0)].map(|(scale, zero_point)| Some(Quantisation { scale, zero_point })));
+    // A number per channel, a scale of the wrong sign, numbers that are used as they are.
+    let channels = changed(&|graph| {
+        graph.initializer[0] = floats("s", &[8], &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]);
+        graph.initializer[1] = TensorProto { dims: vec![8], int32_data: vec![0; 8], ..scalar("z", 3, 0) };
+    });
+    assert_eq!(channels, [None, y]);
+    assert_eq!(changed(&|graph| graph.initializer[0] = floats("s", &[], &[-0.1])), [None, y]);
+    let cast = changed(&|graph| graph.node[0] = node("Cast", &["x"], &["d"], vec![int("to", 1)]));
+    assert_eq!(cast, [None, y]);
+    let clipped = changed(&|graph| {
+        graph.node[2].output[0] = "q".into();
+        graph.node.push(node("Max", &["q", "u"], &["y"], vec![]));
+    });
+    assert_eq!(clipped, [x, None]);
 }
 
 #[test]
