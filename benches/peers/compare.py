@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ms", type=float, default=40, help="of runs, per turn")
     parser.add_argument("--starts", type=int, default=3,
                         help="fresh processes of each, with the first number of threads, for what opening costs; 0: none")
+    parser.add_argument("--flush", action="store_true", help="the others take subnormal numbers for zero (x86-64)")
     parser.add_argument("--cpus", type=numbers, metavar="N,...", help="the cores that all run on; absent: the last ones")
     parser.add_argument("--tolerance", type=float, default=2e-3,
                         help="allowed difference, as a share of an output's largest value")
@@ -60,6 +61,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no peer {', '.join(unknown)}: there are {', '.join(peers.known())}; --peer adds others")
     if not all("=" in other for other in options.peer):
         parser.error("--peer wants NAME=COMMAND")
+    if options.flush and platform.machine() not in ("x86_64", "AMD64"):
+        parser.error("--flush is for x86-64")
     if not options.kiln.exists():
         parser.error(f"there is no {options.kiln}: build it (cargo build --release) or say where it is (--kiln)")
     cores = sorted(os.sched_getaffinity(0))
@@ -149,7 +152,7 @@ def main() -> int:
     if not chosen:
         print("no model with inputs there (NAME.onnx, NAME.in.npz)", file=sys.stderr)
         return 2
-    settings = {key: getattr(options, key) for key in ("rounds", "ms", "starts", "tolerance", "isa")}
+    settings = {key: getattr(options, key) for key in ("rounds", "ms", "starts", "tolerance", "isa", "flush")}
     versions = {name: version for name, version in peers.versions().items() if name in others}
     whole = {"machine": machine(options, chosen[0]), "versions": versions, "settings": settings, "models": []}
     kiln = peers.kiln(options.isa)

@@ -86,7 +86,7 @@ class Trial:
             raise Gone(str(why)) from None
         out = self.folder / peer.name
         command = self.command(peer, self.model.file, out, converted)
-        served = Served(command, out, self.names, self.threads, self.options.limit)
+        served = Served(command, out, self.names, self.threads, self.options.limit, self.options.flush)
         self.used[peer.name] = (command, out)
         return served
 
@@ -165,7 +165,7 @@ class Trial:
             for name, command in contenders.items():
                 where = out if name.startswith("kiln") else self.used[name][1]
                 try:
-                    served = Served(command, where, self.names, self.threads, self.options.limit)
+                    served = Served(command, where, self.names, self.threads, self.options.limit, self.options.flush)
                 except Gone as why:
                     self.gone[f"{name}, started again"] = str(why)
                     continue

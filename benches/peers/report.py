@@ -3,7 +3,7 @@
 
     python benches/peers/report.py a.json b.json --table all.md --plot all.svg
 
-Of a model that stands in several files, with as many threads, the last one counts.
+Of a model that stands in several files, with as many threads, the last times of runs count, and the last of opening.
 """
 
 import argparse
@@ -128,7 +128,8 @@ def markdown(whole: dict) -> str:
     settings = whole["settings"]
     text = [f"{machine['cpu']}, {machine['date']}; Kiln on {machine['isa']}. "
             + ", ".join(f"{title(name)} {version}" for name, version in whole["versions"].items()) + ". "
-            f"{settings['rounds']} rounds, {settings['ms']:.0f} ms a turn.", ""]
+            f"{settings['rounds']} rounds, {settings['ms']:.0f} ms a turn"
+            + ("; the others take subnormal numbers for zero." if settings.get("flush") else "."), ""]
     for threads in sorted({row["threads"] for row in rows}):
         mine = [row for row in rows if row["threads"] == threads]
         if any(row["runs"] for row in mine):
@@ -158,7 +159,11 @@ def joined(files: list[pathlib.Path]) -> dict:
             if whole["machine"][key] != wholes[0]["machine"][key]:
                 mine, first = whole["machine"][key], wholes[0]["machine"][key]
                 raise ValueError(f"{file} is of another {key} ({mine}) than {files[0]} ({first})")
-    rows = {(row["threads"], row["name"]): row for whole in wholes for row in whole["models"]}
+    rows = {}
+    for row in (row for whole in wholes for row in whole["models"]):
+        key = row["threads"], row["name"]
+        before = rows.get(key, row)
+        rows[key] = row | {part: row[part] or before[part] for part in ("runs", "load")}
     return wholes[-1] | {"models": sorted(rows.values(), key=lambda row: (row["threads"], row["name"]))}
 
 

@@ -20,12 +20,14 @@ class Gone(Exception):
 class Served:
     """Started, opened and run once, with what that took; `outputs` are that run's."""
 
-    def __init__(self, command: str, out: pathlib.Path, names: list[str], threads: int, limit: float):
+    def __init__(self, command: str, out: pathlib.Path, names: list[str], threads: int, limit: float,
+                 flush: bool):
         shutil.rmtree(out, ignore_errors=True)
         self.limit, self.late = limit, False
         self.said = tempfile.TemporaryFile("w+", errors="replace")
         one = {key: str(threads) for key in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "RTEN_NUM_THREADS")}
-        env = os.environ | one | {"KILN_PEERS_OUTPUTS": "\n".join(names), "RUST_BACKTRACE": "0"}
+        env = os.environ | one | {"KILN_PEERS_OUTPUTS": "\n".join(names), "RUST_BACKTRACE": "0",
+                                  "KILN_PEERS_FLUSH": "1" if flush else ""}
         start = time.perf_counter()
         try:
             self.process = subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
