@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=pathlib.Path, help="of models; absent: those that Kiln ships")
     parser.add_argument("--names", default="*", help="of models: patterns, with commas between")
     parser.add_argument("--kiln", type=pathlib.Path, default=peers.ROOT / "target/release/kiln", help="the program")
-    parser.add_argument("--isa", help="the instruction set that Kiln, and only Kiln, is held to")
+    parser.add_argument("--isa", help="what Kiln is held to; avx2 also hides AVX-512 from the others, other sets do not")
     parser.add_argument("--peers", default=",".join(peers.known()), metavar="NAMES",
                         help="with commas between; absent: %(default)s")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="any other program that serves")
@@ -61,6 +61,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no peer {', '.join(unknown)}: there are {', '.join(peers.known())}; --peer adds others")
     if not all("=" in other for other in options.peer):
         parser.error("--peer wants NAME=COMMAND")
+    if options.isa == "avx2" and not peers.hider().exists():
+        parser.error(f"--isa avx2: there is no {peers.hider()}, by which the others are held to it too (benches/peers/setup)")
     if options.flush and platform.machine() not in ("x86_64", "AMD64"):
         parser.error("--flush is for x86-64")
     if not options.kiln.exists():
@@ -148,6 +150,8 @@ def main() -> int:
     for other in options.peer:
         name, command = other.split("=", 1)
         others[name] = peers.Peer(name, command)
+    if options.isa == "avx2":
+        others = {name: peers.without_avx512(peer) for name, peer in others.items()}
     chosen = models(options)
     if not chosen:
         print("no model with inputs there (NAME.onnx, NAME.in.npz)", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Which runtimes there are, whether they are installed, and by what commands they serve."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -61,6 +62,16 @@ def known() -> dict[str, Peer | str]:
         "rten": rust("rten"),
         "tract": rust("tract", most_threads=1),
     }
+
+
+def hider() -> pathlib.Path:
+    """What, preloaded, hides AVX-512."""
+    return HOME / "bin/hide-avx512.so"
+
+
+def without_avx512(peer: Peer) -> Peer:
+    """The same, on a CPU that seems to have no AVX-512."""
+    return dataclasses.replace(peer, command=f"env LD_PRELOAD={shlex.quote(str(hider()))} {peer.command}")
 
 
 def kiln(isa: str | None, lean: bool = False) -> Peer:

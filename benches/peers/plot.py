@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape
 
 COLOURS = ["#1f77b4", "#9467bd", "#17becf", "#e377c2", "#8c564b", "#7f7f7f", "#bcbd22", "#ff7f0e"]
 FASTER, SLOWER = "#7fbf7b", "#e08070"
-NAMES, WIDE, ROW, TOP, LAST = 210, 560, 20, 58, 130  # pixels: names, the plot, a row, above it, the text behind it
+NAMES, WIDE, ROW, TOP, LAST = 210, 560, 20, 58, 180  # pixels: names, the plot, a row, above it, the text behind it
 MOST = 10.0  # a dot beyond stands at the edge
 
 
@@ -47,8 +47,11 @@ def svg(found: list[tuple[dict, tuple[str, float]]], title, geomean) -> str:
                  for other, run in row["runs"].items() if other != "kiln"]
         body.append(text(NAMES + WIDE + 10, y + 4, f"{ratio:.2f} {title(name)}"))
     if found:
-        mean = geomean([ratio for _, (_, ratio) in found])
-        body.append(text(NAMES + WIDE + 10, bottom + 18, f"{mean:.2f} geometric mean"))
+        of = {threads: [] for threads in dict.fromkeys(row["threads"] for row, _ in found)}
+        for row, (_, ratio) in found:
+            of[row["threads"]].append(ratio)
+        means = ", ".join(f"{geomean(ratios):.2f}" for ratios in of.values())
+        body.append(text(NAMES + WIDE + 10, bottom + 18, f"{means} geometric mean{'s'[:many]}"))
     size = f'width="{width}" height="{height}"'
     return (f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">\n'
             f'<rect width="{width}" height="{height}" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n")

@@ -15,6 +15,7 @@ import sys
 
 import plot
 
+ORDER = ["onnxruntime", "openvino", "mnn", "ncnn", "rten", "tract"]
 TITLES = {"kiln": "Kiln", "openvino": "OpenVINO", "mnn": "MNN"}
 LOADS = {
     "open_ms": ("From opening the model to the first answer, ms", min),
@@ -47,9 +48,9 @@ def duration(ns: float) -> str:
 
 
 def peers_of(rows: list[dict]) -> list[str]:
-    """Their names, in the order in which they appear first."""
-    return list(dict.fromkeys(name for row in rows for name in [*row["runs"], *row["failed"]]
-                              if not name.startswith("kiln") and not name.endswith("started again")))
+    """Their names: the usual ones, then others as they come."""
+    found = dict.fromkeys(name for row in rows for name in [*row["runs"], *row["load"]] if not name.startswith("kiln"))
+    return [name for name in ORDER if name in found] + [name for name in found if name not in ORDER]
 
 
 def best(row: dict, key: str = "ratio") -> tuple[str, float] | None:
@@ -126,7 +127,8 @@ def markdown(whole: dict) -> str:
     """The whole report."""
     rows, machine = whole["models"], whole["machine"]
     settings = whole["settings"]
-    text = [f"{machine['cpu']}, {machine['date']}; Kiln on {machine['isa']}. "
+    text = ["# Kiln beside other runtimes", "",
+            f"{machine['cpu']}, {machine['date']}; Kiln on {machine['isa']}. "
             + ", ".join(f"{title(name)} {version}" for name, version in whole["versions"].items()) + ". "
             f"{settings['rounds']} rounds, {settings['ms']:.0f} ms a turn"
             + ("; the others take subnormal numbers for zero." if settings.get("flush") else "."), ""]
@@ -138,9 +140,13 @@ def markdown(whole: dict) -> str:
         if any(row["load"] for row in mine):
             text += loads(mine)
     text += [f"* {line}" for line in summary(rows)]
-    missing = [f"* {row['name']} ({row['threads']}), {name}: {why}" for row in rows for name, why in row["failed"].items()]
+    missing = {}
+    for row in rows:
+        for name, why in row["failed"].items():
+            missing.setdefault((title(name), why), {})[row["name"]] = None
     if missing:
-        text += ["", "Not compared:", "", *missing]
+        text += ["", "Not compared:", ""]
+        text += [f"* {name}: {why}: {', '.join(models)}" for (name, why), models in missing.items()]
     return "\n".join(text) + "\n"
 
 
