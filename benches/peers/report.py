@@ -130,7 +130,7 @@ def markdown(whole: dict) -> str:
     text = ["# Kiln beside other runtimes", "",
             f"{machine['cpu']}, {machine['date']}; Kiln on {machine['isa']}. "
             + ", ".join(f"{title(name)} {version}" for name, version in whole["versions"].items()) + ". "
-            f"{settings['rounds']} rounds, {settings['ms']:.0f} ms a turn"
+            f"{settings['rounds']} rounds, {settings['ms']} ms a turn"
             + ("; the others take subnormal numbers for zero." if settings.get("flush") else "."), ""]
     for threads in sorted({row["threads"] for row in rows}):
         mine = [row for row in rows if row["threads"] == threads]
@@ -158,19 +158,25 @@ def write(whole: dict, table_file: pathlib.Path | None, plot_file: pathlib.Path 
 
 
 def joined(files: list[pathlib.Path]) -> dict:
-    """Several measurements as one; they must be of one machine, instruction set and set of versions."""
+    """Several measurements as one; they must be of one CPU and instruction set."""
     wholes = [json.loads(file.read_text()) for file in files]
     for file, whole in zip(files, wholes):
-        for key in ("cpu", "isa"):
-            if whole["machine"][key] != wholes[0]["machine"][key]:
-                mine, first = whole["machine"][key], wholes[0]["machine"][key]
+        for part, key in (("machine", "cpu"), ("machine", "isa"), ("settings", "flush")):
+            mine, first = whole[part].get(key), wholes[0][part].get(key)
+            if mine != first:
                 raise ValueError(f"{file} is of another {key} ({mine}) than {files[0]} ({first})")
     rows = {}
     for row in (row for whole in wholes for row in whole["models"]):
         key = row["threads"], row["name"]
         before = rows.get(key, row)
         rows[key] = row | {part: row[part] or before[part] for part in ("runs", "load")}
-    return wholes[-1] | {"models": sorted(rows.values(), key=lambda row: (row["threads"], row["name"]))}
+    settings = {}
+    for key in wholes[0]["settings"]:
+        found = dict.fromkeys(whole["settings"][key] for whole in wholes)
+        settings[key] = next(iter(found)) if len(found) == 1 else " or ".join(map(str, found))
+    versions = {name: version for whole in wholes for name, version in whole["versions"].items()}
+    ordered = sorted(rows.values(), key=lambda row: (row["threads"], row["name"]))
+    return wholes[-1] | {"models": ordered, "settings": settings, "versions": versions}
 
 
 def main() -> int:
