@@ -103,22 +103,26 @@ def speeds(rows: list[dict]) -> list[str]:
     return table(["", "Kiln", *map(title, names), "best", "best, least times"], lines)
 
 
+def known(row: dict, name: str, key: str) -> float | None:
+    """A fact of opening, over the fresh processes."""
+    facts = [fact for fact in row["load"].get(name, {}).get(key, []) if fact is not None]
+    return LOADS[key][1](facts) if facts else None
+
+
 def loads(rows: list[dict]) -> list[str]:
-    """What opening costs: three tables."""
+    """What opening costs: means of all models, then each one's figures."""
     rows = [row for row in rows if row["load"]]
     names = KILNS + [name for name in peers_of(rows) if any(name in row["load"] for row in rows)]
     text = []
-    for key, (what, of) in LOADS.items():
-        def value(row: dict, name: str) -> float | None:
-            known = [fact for fact in row["load"].get(name, {}).get(key, []) if fact is not None]
-            return of(known) if known else None
-
-        lines = [[row["name"], *(figure(value(row, name)) for name in names)] for row in rows]
-        # Of the models that all have, or the means would be of different models.
-        common = [row for row in rows if all(value(row, name) is not None for name in names)]
-        if len(common) > 1:
-            means = [geomean([max(value(row, name), 1e-3) for row in common]) for name in names]
-            lines.append([f"geometric mean of {len(common)}", *map(figure, means)])
+    # Of the models that all have, or the means would be of different models.
+    common = [row for row in rows if all(known(row, name, key) is not None for name in names for key in LOADS)]
+    if len(common) > 1:
+        mean = lambda name, key: figure(geomean([max(known(row, name, key), 1e-3) for row in common]))
+        means = [[title(name), *(mean(name, key) for key in LOADS)] for name in names]
+        text += [f"Opening, geometric means over the {len(common)} models that all open:", "",
+                 *table(["", *(f"{what[0].lower()}{what[1:]}" for what, _ in LOADS.values())], means)]
+    for key, (what, _) in LOADS.items():
+        lines = [[row["name"], *(figure(known(row, name, key)) for name in names)] for row in rows]
         text += [f"{what}:", "", *table(["", *map(title, names)], lines)]
     return text
 
