@@ -22,6 +22,7 @@ LOADS = {
     "start_ms": ("From the start of the process to the first answer, ms", min),
     "added_mb": ("Memory that the model adds at its peak, MB", statistics.median),
 }
+WIDE = 0.15  # a middle half of the rounds' ratios that spreads over more is marked
 KILNS = ["kiln", "kiln --lean", "kiln, image", "kiln, image --lean"]
 
 
@@ -86,6 +87,13 @@ def table(head: list[str], lines: list[list[str]]) -> list[str]:
     return [row(head), "|" + "---|" * len(head), *map(row, lines), ""]
 
 
+def ratio(run: dict | None) -> str:
+    """The other's time over Kiln's, marked where the rounds do not agree."""
+    if run is None:
+        return "-"
+    return f"{run['ratio']:.2f}" + "~"[:run["high"] - run["low"] > WIDE * run["ratio"]]
+
+
 def speeds(rows: list[dict]) -> list[str]:
     """Ratios, model by model, of one number of threads."""
     names = [name for name in peers_of(rows) if any(name in row["runs"] for row in rows)]
@@ -94,7 +102,7 @@ def speeds(rows: list[dict]) -> list[str]:
         if "kiln" not in row["runs"]:
             lines.append([row["name"], "-"] + ["-"] * (len(names) + 2))
             continue
-        cells = [f"{row['runs'][name]['ratio']:.2f}" if name in row["runs"] else "-" for name in names]
+        cells = [ratio(row["runs"].get(name)) for name in names]
         ends = [f"{found[1]:.2f}" if (found := best(row, key)) else "-" for key in ("ratio", "min_ratio")]
         lines.append([row["name"], duration(row["runs"]["kiln"]["median_ns"]), *cells, *ends])
     means = [geomean([row["runs"][name]["ratio"] for row in rows if name in row["runs"]]) for name in names]
@@ -141,6 +149,8 @@ def markdown(whole: dict) -> str:
         if any(row["runs"] for row in mine):
             head = f"Time of the other / time of Kiln, {threads} thread{'s'[:threads > 1]}; above 1, Kiln is faster:"
             text += [head, "", *speeds(mine)]
+            if any("~" in ratio(run) for row in mine for name, run in row["runs"].items() if name != "kiln"):
+                text += [f"~: the middle half of the rounds spreads over more than {WIDE * 100:.0f} %.", ""]
         if any(row["load"] for row in mine):
             text += loads(mine)
     text += [f"* {line}" for line in summary(rows)]
