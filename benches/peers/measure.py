@@ -112,7 +112,8 @@ class Trial:
         self.errors[name] = worst
         if not worst <= self.options.tolerance:
             self.alive.pop(name).close()
-            raise Gone(f"its answer differs from {self.judge} by {worst:.2g} of the largest value")
+            by = f"by {worst:.2g} of the largest value" if worst < float("inf") else "in sizes, or in what is no number"
+            raise Gone(f"its answer differs from {self.judge} {by}")
 
     def close(self):
         for served in self.alive.values():

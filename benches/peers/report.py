@@ -186,7 +186,9 @@ def joined(files: list[pathlib.Path]) -> dict:
         rows[key] = row | {part: row[part] or before[part] for part in ("runs", "load")}
     settings = {}
     for key in wholes[0]["settings"]:
-        found = dict.fromkeys(whole["settings"][key] for whole in wholes)
+        # Where only opening was measured there were no rounds.
+        told = [whole for whole in wholes if whole["settings"]["rounds"] or key != "rounds"] or wholes
+        found = dict.fromkeys(whole["settings"][key] for whole in told)
         settings[key] = next(iter(found)) if len(found) == 1 else " or ".join(map(str, found))
     versions = {name: version for whole in wholes for name, version in whole["versions"].items()}
     ordered = sorted(rows.values(), key=lambda row: (row["threads"], row["name"]))
