@@ -5,18 +5,18 @@
 //! * every tensor lies inside the weights or the arena, aligned for its type and with slack behind, and holds its elements;
 //! * state lies in the arena's first bytes and nothing else does;
 //! * inputs, and every op's outputs, are in the arena;
-//! * what is quantised are integers, by a scale and a zero point that make sense, said once;
 //! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
 //! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands;
 //! * the multiply-accumulates that a program states are the sum of its ops', so whoever bounds the work of what it runs by
-//!   that number is not deceived (not of an image that is checked for a firmware's own ops).
+//!   that number is not deceived; what is quantised are integers, by a scale and a zero point that make sense, said once (neither
+//!   of an image that is checked for a firmware's own ops).
 
 use super::layout::*;
 use super::{Image, OpView, Ops, text};
 use crate::error::{Error, Kind, Result, Where};
 use crate::program::{NONE, OpKind, Operand, Operands, Rules, SLACK};
 use crate::tensor::{DType, MAX_RANK};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 const fn bad<T>(what: &'static str) -> Result<T> {
     Err(Error::new(Kind::BadImage, what))
@@ -158,12 +158,9 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
     let Some(tensors) = part(image.tensors, record.first_tensor, record.tensors) else {
         return bad("a program's tensors are not in the table");
     };
-    let ports = record.inputs.checked_add(record.outputs);
-    let lists = ports.zip(record.quantised.checked_mul(3)).and_then(|(ports, more)| {
-        let lists = part(image.lists, record.lists, ports.checked_add(more)?)?;
-        lists.split_at_checked(ports as usize)
-    });
-    let Some((lists, quantised)) = lists else {
+    // What saturates is more than any image has.
+    let ports = record.inputs.saturating_add(record.outputs);
+    let Some(lists) = part(image.lists, record.lists, ports.saturating_add(record.quantised.saturating_mul(3))) else {
         return bad("a program's inputs, outputs and quantised tensors are not in the lists");
     };
     let Some(ops) = part(image.ops, record.ops_offset, record.ops_bytes) else {
@@ -178,7 +175,7 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
     for (i, t) in tensors.iter().enumerate() {
         tensor(image, record, t).map_err(|e| e.at(Where::Tensor(i as u32)))?;
     }
-    for (i, &number) in lists.iter().enumerate() {
+    for (i, &number) in lists.iter().enumerate().take(ports as usize) {
         let Some(t) = tensors.get(number as usize) else {
             return bad("a program's input or output is none of its tensors");
         };
@@ -188,15 +185,6 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
         if i < record.inputs as usize && t.place != Place::Arena as u8 {
             return Err(Error::new(Kind::BadImage, "an input lies in the weights").at(Where::Tensor(number)));
         }
-    }
-    let mut next = 0;
-    for record in table::<QuantisedRecord>(quantised.as_bytes())? {
-        let number = record.tensor;
-        let fits = tensors.get(number as usize).is_some_and(|t| record.quantisation().fits(t.dtype()));
-        if number < next || !fits {
-            return Err(Error::new(Kind::BadImage, "a tensor can't be quantised so").at(Where::Tensor(number)));
-        }
-        next = number + 1;
     }
     let mut rest = Ops::of(ops);
     for i in 0..record.ops {
@@ -288,14 +276,24 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
     Ok(())
 }
 
-/// The work that each program of an image that is otherwise good states. Apart from the rest: a firmware's own check
-/// ([`Image::for_ops`]) does without, and without the code that reckons it.
-pub(super) fn work(image: &Image<'_>) -> Result<()> {
+/// What an image that is otherwise good states, and no access to memory depends on: the work of its programs, and what the integers
+/// of quantised tensors stand for. Apart from the rest: a firmware's own check ([`Image::for_ops`]) does without, and without the
+/// code that reckons it.
+pub(super) fn statements(image: &Image<'_>) -> Result<()> {
     for program in image.programs() {
         let of_op = |op: OpView<'_>| crate::program::macs(op.kind, op.attributes);
         let sum = program.ops().try_fold(0u64, |sum, op| Ok(sum.saturating_add(of_op(op)?)))?;
         if program.macs() != sum {
             return bad("a program's multiply-accumulates are not the sum of its ops'");
+        }
+        let mut next = 0;
+        for record in program.quantised() {
+            let number = record.tensor;
+            let fits = program.tensors().get(number as usize).is_some_and(|t| record.quantisation().fits(t.dtype()));
+            if number < next || !fits {
+                return Err(Error::new(Kind::BadImage, "a tensor can't be quantised so").at(Where::Tensor(number)));
+            }
+            next = number + 1;
         }
     }
     Ok(())

@@ -75,7 +75,7 @@ impl<'a> Image<'a> {
     /// [`Kind::BadImage`] for anything wrong or damaged, [`Kind::Version`], [`Kind::Alignment`].
     pub fn new(bytes: &'a [u8]) -> Result<Image<'a>> {
         let image = Self::with_rules(bytes, ALL)?;
-        check::work(&image)?;
+        check::statements(&image)?;
         Ok(image)
     }
 
@@ -96,7 +96,7 @@ impl<'a> Image<'a> {
     /// As [`Image::new`].
     pub fn without_weights_hash(bytes: &'a [u8]) -> Result<Image<'a>> {
         let image = Self::structure(bytes, ALL)?;
-        check::work(&image)?;
+        check::statements(&image)?;
         Ok(image)
     }
 
@@ -115,7 +115,7 @@ impl<'a> Image<'a> {
     pub(crate) fn without_hashes(bytes: &'a [u8]) -> Result<Image<'a>> {
         let image = Self::sections(bytes)?;
         check::programs(&image, ALL)?;
-        check::work(&image)?;
+        check::statements(&image)?;
         Ok(image)
     }
 
@@ -326,7 +326,8 @@ impl<'a> Tensor<'a> {
 
     /// How its integers stand for real numbers, if they do.
     pub fn quantisation(&self) -> Option<Quantisation> {
-        self.quantised.iter().find(|record| record.tensor == self.number).map(QuantisedRecord::quantisation)
+        let found = self.quantised.iter().find(|record| record.tensor == self.number)?.quantisation();
+        found.fits(self.dtype()).then_some(found) // a firmware's own check does not ask
     }
 
     /// Its sizes, outermost first.
