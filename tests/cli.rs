@@ -222,6 +222,28 @@ fn what_is_over_budget_is_refused_and_not_written() {
     assert!(!dir.path().join("digits.rs").exists());
 }
 
+/// A kind's small entry is named where it runs all ops that the image has, else the general one.
+#[test]
+fn emitted_rust_names_the_smallest_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let emitted = |model: &str| {
+        let (path, image) = (format!("{}/models/{model}/model.onnx", env!("CARGO_MANIFEST_DIR")), dir.path().join("m.kiln"));
+        let output = kiln(&["compile", &path, "-o", image.to_str().unwrap(), "--emit", "rust"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        std::fs::read_to_string(image.with_extension("rs")).unwrap()
+    };
+    let pictures = emitted("digits-cnn");
+    for part in ["gemm::row_entry::<B>()", "conv::ungrouped::<B>()", "pool::entry::<B>()", "kernels::Clamps<"] {
+        assert!(pictures.contains(part), "{part}: {pictures}");
+    }
+    assert!(!pictures.contains("gemm::entry") && !pictures.contains("conv::entry"), "{pictures}");
+    let words = emitted("text-transformer");
+    for part in ["gemm::entry::<B>()", "attention::entry::<B>()"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert!(!words.contains("gemm::row_entry"), "{words}");
+}
+
 #[test]
 fn a_core_without_an_fpu_is_warned_of_float() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits-cnn/model.onnx");

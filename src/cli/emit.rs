@@ -2,6 +2,7 @@
 //! the list of its ops, so that the linker drops the kernels of all others.
 
 use crate::image::Image;
+use crate::ops::names;
 use crate::program::OpKind;
 use clap::ValueEnum;
 use std::fmt::Write;
@@ -53,9 +54,14 @@ fn arena_bytes(image: &Image<'_>) -> usize {
 
 fn rust(name: &str, file: &str, image: &Image<'_>, len: usize) -> String {
     let (constant, kinds) = (name.to_uppercase(), kinds(image));
+    let clamps = if names::has_clamps_only(image) {
+        "\n// or, since no other activation is fused than clamps, without the code of those, kiln::kernels::Clamps<kiln::kernels::Base>."
+    } else {
+        ""
+    };
     let mut code = format!(
         "// {file} for kiln's Rust API, written by `kiln compile --emit rust`. The including module says which kernels serve:\n\
-         //     type B = kiln::kernels::Base;\n\
+         //     type B = kiln::kernels::Base;{clamps}\n\
          pub static {constant}_IMAGE: kiln::Aligned<[u8; {len}]> = kiln::Aligned(*include_bytes!({file:?}));\n\
          pub const {constant}_ARENA: usize = {};\n\
          pub static {constant}_OPS: [kiln::ops::Entry; {}] = [\n",
@@ -63,38 +69,9 @@ fn rust(name: &str, file: &str, image: &Image<'_>, len: usize) -> String {
         kinds.len()
     );
     for kind in kinds {
-        writeln!(code, "    {},", entry(kind)).expect("a String takes all");
+        writeln!(code, "    {},", names::of(image, kind)).expect("a String takes all");
     }
     code + "];\n"
-}
-
-/// The function of [`ops`](crate::ops) that gives the entry of a kind. An image that is compiled to a file has no extern ops.
-fn entry(kind: OpKind) -> &'static str {
-    match kind {
-        OpKind::Gemm => "kiln::ops::gemm::entry::<B>()",
-        OpKind::Conv => "kiln::ops::conv::entry::<B>()",
-        OpKind::Depthwise => "kiln::ops::conv::depthwise::<B>()",
-        OpKind::Pool => "kiln::ops::pool::entry::<B>()",
-        OpKind::Map => "kiln::ops::map::entry::<B>()",
-        OpKind::Copy => "kiln::ops::data::copy()",
-        OpKind::Gather => "kiln::ops::data::gather()",
-        OpKind::Reduce => "kiln::ops::reduce::reduce::<B>()",
-        OpKind::Softmax => "kiln::ops::reduce::softmax::<B>()",
-        OpKind::Norm => "kiln::ops::reduce::norm::<B>()",
-        OpKind::Attention => "kiln::ops::attention::entry::<B>()",
-        OpKind::Lstm => "kiln::ops::recurrent::lstm::<B>()",
-        OpKind::Gru => "kiln::ops::recurrent::gru::<B>()",
-        OpKind::ArgReduce => "kiln::ops::reduce::arg_reduce()",
-        OpKind::TopK => "kiln::ops::reduce::top_k()",
-        OpKind::Window => "kiln::ops::stream::window()",
-        OpKind::Extern => "kiln::ops::data::external()",
-        OpKind::GatherNd => "kiln::ops::index::gather_nd()",
-        OpKind::Scatter => "kiln::ops::index::scatter()",
-        OpKind::Resample => "kiln::ops::resample::resample::<B>()",
-        OpKind::Cumulate => "kiln::ops::resample::cumulate()",
-        OpKind::GridSample => "kiln::ops::sample::grid_sample()",
-        OpKind::RoiAlign => "kiln::ops::sample::roi_align()",
-    }
 }
 
 fn c_header(name: &str, image: &Image<'_>, len: usize) -> String {

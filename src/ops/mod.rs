@@ -24,6 +24,7 @@ pub mod data;
 pub mod gemm;
 pub mod index;
 pub mod map;
+pub mod names;
 pub mod pool;
 pub mod recurrent;
 pub mod reduce;

@@ -1,8 +1,9 @@
 //! Reads the compiled images and writes what the firmware must know of them at compile time: the bytes, aligned and in a
 //! section of their own, the size of the arena, and the ops that the image uses, so that no others are linked.
 
-use kiln::image::{Image, OpView};
-use kiln::program::{self, Conv, Domain, Gemm, Map, OpKind, Softmax};
+use kiln::image::Image;
+use kiln::ops::names;
+use kiln::program::OpKind;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -80,32 +81,15 @@ fn checked(path: &Path) -> Image<'static> {
 fn constants(prefix: &str, path: &Path) -> String {
     let image = checked(path);
     let program = image.main();
-    let wide =
-        |op: OpView<'_>| op.kind == OpKind::Map && program::split::<Map>(op.attributes).unwrap().0.domain != Domain::F32 as u32;
-    let map = if program.ops().any(wide) { entry(OpKind::Map) } else { F32_MAP };
     let mut kinds: Vec<OpKind> = program.ops().map(|op| op.kind).collect();
-    let rows =
-        program.ops().filter(|op| op.kind == OpKind::Gemm).all(|op| program::split::<Gemm>(op.attributes).unwrap().0.is_row());
-    let gemm = if rows { ROW_GEMM } else { entry(OpKind::Gemm) };
-    let rows = |op: OpView<'_>| op.kind != OpKind::Softmax || program::split::<Softmax>(op.attributes).unwrap().0.is_of_rows();
-    let softmax = if program.ops().all(rows) { ROWS_SOFTMAX } else { entry(OpKind::Softmax) };
-    let one = |op: OpView<'_>| op.kind != OpKind::Conv || program::split::<Conv>(op.attributes).unwrap().0.groups == 1;
-    let conv = if program.ops().all(one) { UNGROUPED_CONV } else { entry(OpKind::Conv) };
-    let backend = if program.ops().all(|op| has_clamps_only(&op)) { CLAMPS } else { ALL };
+    let backend = if names::has_clamps_only(&image) { CLAMPS } else { ALL };
     kinds.sort();
     kinds.dedup();
     let mut code = bytes(&format!("{prefix}IMAGE"), path, image.bytes());
     writeln!(code, "pub const {prefix}ARENA: usize = {};", program.arena_bytes()).unwrap();
     writeln!(code, "pub static {prefix}OPS: [kiln::ops::Entry; {}] = [", kinds.len()).unwrap();
     for kind in kinds {
-        let entry = match kind {
-            OpKind::Map => map,
-            OpKind::Gemm => gemm,
-            OpKind::Softmax => softmax,
-            OpKind::Conv => conv,
-            _ => entry(kind),
-        };
-        writeln!(code, "    {},", entry.replace("B>", backend)).unwrap();
+        writeln!(code, "    {},", names::of(&image, kind).replace("B>", backend)).unwrap();
     }
     code + "];\n"
 }
@@ -130,12 +114,10 @@ fn stacks(folder: &Path) -> String {
 fn sized(list: &str) -> String {
     let (mut backend, mut entries) = (ALL, Vec::new());
     for name in list.split_whitespace().filter(|&name| name != "none") {
-        match OpKind::ALL.into_iter().find(|kind| kind.name() == name) {
-            None if name == "map_f32" => entries.push(F32_MAP.replace("B>", backend)),
-            None if name == "softmax_rows" => entries.push(ROWS_SOFTMAX.replace("B>", backend)),
-            None if name == "conv_ungrouped" => entries.push(UNGROUPED_CONV.replace("B>", backend)),
-            None if name == "gemm_row" => entries.push(ROW_GEMM.replace("B>", backend)),
-            Some(kind) => entries.push(entry(kind).replace("B>", backend)),
+        let kind = OpKind::ALL.into_iter().find(|kind| kind.name() == name).map(names::general);
+        let small = names::SMALL.iter().find(|small| small.0 == name).map(|small| small.2);
+        match kind.or(small) {
+            Some(call) => entries.push(call.replace("B>", backend)),
             None if name == "clamps" => backend = CLAMPS,
             None => panic!("KILN_OPS: there is no op \"{name}\""),
         }
@@ -148,59 +130,9 @@ fn sized(list: &str) -> String {
     )
 }
 
-/// The entry of maps, where all compute in f32.
-const F32_MAP: &str = "kiln::ops::map::f32_entry::<B>()";
-
-/// The entry of matrix products, where all have one row and packed weights.
-const ROW_GEMM: &str = "kiln::ops::gemm::row_entry::<B>()";
-
-/// The entry of softmax, where all are along the last axis.
-const ROWS_SOFTMAX: &str = "kiln::ops::reduce::softmax_rows::<B>()";
-
-/// The entry of convolutions, where all have one group.
-const UNGROUPED_CONV: &str = "kiln::ops::conv::ungrouped::<B>()";
-
 /// The backend, and the same without activations that are no clamps.
 const ALL: &str = "kiln::kernels::Base>";
 const CLAMPS: &str = "kiln::kernels::Clamps<kiln::kernels::Base>>";
-
-/// Whether an op's epilogue, if it has one, has no activation but clamps.
-fn has_clamps_only(op: &OpView<'_>) -> bool {
-    match op.kind {
-        OpKind::Gemm => program::split::<Gemm>(op.attributes).unwrap().0.epilogue.is_clamp(),
-        OpKind::Conv | OpKind::Depthwise => program::split::<Conv>(op.attributes).unwrap().0.epilogue.is_clamp(),
-        _ => true,
-    }
-}
-
-/// The op set's entry for a kind, for a backend `B`.
-fn entry(kind: OpKind) -> &'static str {
-    match kind {
-        OpKind::Gemm => "kiln::ops::gemm::entry::<B>()",
-        OpKind::Conv => "kiln::ops::conv::entry::<B>()",
-        OpKind::Depthwise => "kiln::ops::conv::depthwise::<B>()",
-        OpKind::Pool => "kiln::ops::pool::entry::<B>()",
-        OpKind::Map => "kiln::ops::map::entry::<B>()",
-        OpKind::Copy => "kiln::ops::data::copy()",
-        OpKind::Gather => "kiln::ops::data::gather()",
-        OpKind::Reduce => "kiln::ops::reduce::reduce::<B>()",
-        OpKind::Softmax => "kiln::ops::reduce::softmax::<B>()",
-        OpKind::Norm => "kiln::ops::reduce::norm::<B>()",
-        OpKind::Attention => "kiln::ops::attention::entry::<B>()",
-        OpKind::Lstm => "kiln::ops::recurrent::lstm::<B>()",
-        OpKind::Gru => "kiln::ops::recurrent::gru::<B>()",
-        OpKind::ArgReduce => "kiln::ops::reduce::arg_reduce()",
-        OpKind::TopK => "kiln::ops::reduce::top_k()",
-        OpKind::Window => "kiln::ops::stream::window()",
-        OpKind::GatherNd => "kiln::ops::index::gather_nd()",
-        OpKind::Scatter => "kiln::ops::index::scatter()",
-        OpKind::Resample => "kiln::ops::resample::resample::<B>()",
-        OpKind::Cumulate => "kiln::ops::resample::cumulate()",
-        OpKind::GridSample => "kiln::ops::sample::grid_sample()",
-        OpKind::RoiAlign => "kiln::ops::sample::roi_align()",
-        OpKind::Extern => panic!("an image for a device can't have extern ops"),
-    }
-}
 
 fn bytes_of(words: &mut [u64]) -> &mut [u8] {
     let bytes = 8 * words.len();

@@ -22,7 +22,7 @@ def kinds():
     """Names of all kinds of ops, in the order of their numbers; without the one that a device can't have."""
     names = re.findall(r'OpKind::\w+ => "(\w+)"', (ROOT / "src/program/mod.rs").read_text())
     special = {"map": ["map", "map_f32"], "gemm": ["gemm", "gemm_row"], "softmax": ["softmax", "softmax_rows"],
-               "conv": ["conv", "conv_ungrouped"]}  # see build.rs
+               "conv": ["conv", "conv_ungrouped"]}  # src/ops/names.rs
     return [more for name in names if name != "extern" for more in special.get(name, [name])]
 
 
