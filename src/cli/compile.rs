@@ -92,12 +92,13 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
     }
     let Some(main) = certificate.programs.first() else { return Err(Failure::new("the model has no program")) };
     let weights = certificate.weight_bytes;
+    let arena = certificate.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0);
     if args.json {
         let mut report = if args.certify { certify::json(&certificate, &compiled.how) } else { json!({}) };
         let whole = [
             ("image_bytes", certificate.image_bytes),
             ("weight_bytes", weights),
-            ("arena_bytes", certificate.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)),
+            ("arena_bytes", arena),
             ("live_bytes", main.live_bytes),
             ("state_bytes", main.state_bytes),
             ("scratch_bytes", main.scratch_bytes),
@@ -113,7 +114,7 @@ pub fn run(args: &CompileArgs, out: &mut dyn Write) -> Result<u8> {
             "{}: {} bytes, of which weights {weights}; arena {} bytes, of which state {}; {} multiply-accumulates a run",
             args.output.display(),
             certificate.image_bytes,
-            certificate.programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0),
+            arena,
             main.state_bytes,
             main.macs
         )?;

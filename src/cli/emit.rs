@@ -47,11 +47,6 @@ fn kinds(image: &Image<'_>) -> Vec<OpKind> {
     kinds
 }
 
-/// The largest arena of its programs.
-fn arena_bytes(image: &Image<'_>) -> usize {
-    image.programs().map(|program| program.arena_bytes()).max().unwrap_or(0)
-}
-
 fn rust(name: &str, file: &str, image: &Image<'_>, len: usize) -> String {
     let (constant, kinds) = (name.to_uppercase(), kinds(image));
     let clamps = if names::has_clamps_only(image) {
@@ -65,7 +60,7 @@ fn rust(name: &str, file: &str, image: &Image<'_>, len: usize) -> String {
          pub static {constant}_IMAGE: kiln::Aligned<[u8; {len}]> = kiln::Aligned(*include_bytes!({file:?}));\n\
          pub const {constant}_ARENA: usize = {};\n\
          pub static {constant}_OPS: [kiln::ops::Entry; {}] = [\n",
-        arena_bytes(image),
+        image.arena_bytes(),
         kinds.len()
     );
     for kind in kinds {
@@ -93,7 +88,7 @@ fn c_header(name: &str, image: &Image<'_>, len: usize) -> String {
          }}\n\
          #endif\n\n\
          #endif\n",
-        arena_bytes(image),
+        image.arena_bytes(),
         image.alignment()
     )
 }

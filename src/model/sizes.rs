@@ -37,11 +37,6 @@ impl Sizes {
         (self.from == self.to).then_some(self.to)
     }
 
-    /// The largest.
-    pub fn largest(self) -> usize {
-        self.to
-    }
-
     /// Whether a size is among them.
     pub fn contains(self, size: usize) -> bool {
         (self.from..=self.to).contains(&size) && (size - self.from).is_multiple_of(self.step)
@@ -93,7 +88,7 @@ mod tests {
     fn ranges_include_both_ends() {
         let sizes: Sizes = "1..4".parse().unwrap();
         assert_eq!(sizes.descending().collect::<Vec<_>>(), [4, 3, 2, 1]);
-        assert_eq!((sizes.one(), sizes.count(), sizes.largest()), (None, 4, 4));
+        assert_eq!((sizes.one(), sizes.count()), (None, 4));
         let sizes: Sizes = "16..48:16".parse().unwrap();
         assert_eq!(sizes.descending().collect::<Vec<_>>(), [48, 32, 16]);
         assert!(sizes.contains(32) && !sizes.contains(33) && !sizes.contains(0) && !sizes.contains(64));
