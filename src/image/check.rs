@@ -8,8 +8,8 @@
 //! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
 //! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands;
 //! * the multiply-accumulates that a program states are the sum of its ops', so whoever bounds the work of what it runs by
-//!   that number is not deceived; what is quantised are integers, by a scale and a zero point that make sense, said once (neither
-//!   of an image that is checked for a firmware's own ops).
+//!   that number is not deceived; no op goes round for nothing; what is quantised are integers, by a scale and a zero point
+//!   that make sense, said once (none of these of an image that is checked for a firmware's own ops).
 
 use super::layout::*;
 use super::{Image, OpView, Ops, text};
@@ -276,13 +276,25 @@ fn op(record: &ProgramRecord, tensors: &[TensorRecord], alignment: u32, ops: &mu
     Ok(())
 }
 
+/// How often an op may go round for nothing: some milliseconds. Shapes without elements are a model's right.
+const IDLE: u64 = 1 << 20;
+
 /// What an image that is otherwise good states, and no access to memory depends on: the work of its programs, and what the integers
 /// of quantised tensors stand for. Apart from the rest: a firmware's own check ([`Image::for_ops`]) does without, and without the
 /// code that reckons it.
 pub(super) fn statements(image: &Image<'_>) -> Result<()> {
     for program in image.programs() {
-        let of_op = |op: OpView<'_>| crate::program::macs(op.kind, op.attributes);
-        let sum = program.ops().try_fold(0u64, |sum, op| Ok(sum.saturating_add(of_op(op)?)))?;
+        let mut sum = 0u64;
+        for (i, op) in program.ops().enumerate() {
+            let macs = crate::program::macs(op.kind, op.attributes)?;
+            let of = |&number: &u32| program.tensors().get(number as usize).map_or(0, |t| t.bytes as u64);
+            let bytes: u64 = op.inputs.iter().chain(op.outputs).map(of).sum();
+            if crate::program::rounds(op.kind, op.attributes)? > macs.saturating_add(bytes).saturating_add(IDLE) {
+                return Err(Error::new(Kind::BadImage, "an op has an axis without elements beside too many others")
+                    .at(Where::Op(i as u32)));
+            }
+            sum = sum.saturating_add(macs);
+        }
         if program.macs() != sum {
             return bad("a program's multiply-accumulates are not the sum of its ops'");
         }

@@ -8,7 +8,7 @@ use crate::exec::{Budget, Host, Session};
 use crate::image::layout::{Header, ProgramRecord};
 use crate::image::{Image, golden, write};
 use crate::ops::{Context, Entry, Externs, Op, Units};
-use crate::program::{Extern, OpKind, Rules, TopK};
+use crate::program::{self, Extern, OpKind, Record, Rules, TopK};
 use crate::tensor::{DType, Quantisation};
 use crate::{aligned::AlignedBytes, error};
 use proptest::prelude::*;
@@ -443,4 +443,75 @@ fn an_image_that_misstates_its_work_is_refused() {
     assert!(Image::new(&image).unwrap_err().what().contains("multiply-accumulates"));
     write::seal(&mut image);
     assert_eq!(Image::new(&image).unwrap().main().macs(), 0);
+}
+
+/// An axis without elements is a model's right, but bounds no other: a forged op would go round for ever, to compute nothing.
+#[test]
+fn an_axis_without_elements_bounds_the_others_no_less() {
+    fn op<R: Record>(kind: OpKind, record: &R, inputs: &[u32], outputs: &[u32], tail: &[u8]) -> Result<(), String> {
+        let mut d = Draft { name: "main".into(), ..Draft::default() };
+        let empty = |name: &str, dtype| value(name.into(), dtype, 0, Storage::Arena);
+        d.values = vec![empty("x", DType::F32), empty("i", DType::I64), empty("y", DType::F32), empty("j", DType::I64)];
+        d.inputs = vec![ValueId(0), ValueId(1)];
+        d.outputs = vec![ValueId(outputs[0])];
+        let mut op = OpDraft::new("op", kind, record, tail);
+        op.inputs = inputs.iter().map(|&v| Some(ValueId(v))).collect();
+        op.outputs = outputs.iter().map(|&v| Some(ValueId(v))).collect();
+        d.ops.push(op);
+        build(model(&d), &Options::default()).map(|_| ()).map_err(|e| e.to_string())
+    }
+    let all = |n: u32| {
+        let conv = program::Conv {
+            batch: n,
+            in_h: 1,
+            in_w: 1,
+            in_c: 0,
+            out_h: 1,
+            out_w: 1,
+            out_c: 0,
+            kernel_h: 1,
+            kernel_w: 1,
+            stride_h: 1,
+            stride_w: 1,
+            dilation_h: 1,
+            dilation_w: 1,
+            pad_top: 0,
+            pad_left: 0,
+            groups: 1,
+            in_pitch: 0,
+            out_pitch: 0,
+            epilogue: program::Epilogue::NONE,
+        };
+        let strides = [0; 4 * program::map::MAP_RANK];
+        let map =
+            program::Map { domain: 0, rank: 2, dims: [n, 0, 1, 1, 1, 1], inputs: 1, registers: 1, instructions: 0, result: 0 };
+        let mut copy = program::Copy::new(4, 2);
+        copy.dims[..2].copy_from_slice(&[n, 0]);
+        let mut index = program::Index::new(4, 1);
+        (index.rank, index.dims[0], index.dims[1]) = (2, n, 0);
+        let mut gemm = program::Gemm::dense(1, 0, 0);
+        gemm.batch[1] = n;
+        [
+            op(OpKind::Softmax, &program::Softmax { outer: n, len: 0, inner: 1, log: 0 }, &[0], &[2], &[]),
+            op(OpKind::Softmax, &program::Softmax { outer: 0, len: 1, inner: n, log: 0 }, &[0], &[2], &[]),
+            op(OpKind::Norm, &program::Norm { rows: n, len: 0, rms: 0, per_row: 0, epsilon: 0.0 }, &[0], &[2], &[]),
+            op(OpKind::Reduce, &program::Reduce { kind: 0, outer: n, len: 1, inner: 0 }, &[0], &[2], &[]),
+            op(OpKind::ArgReduce, &program::ArgReduce { outer: n, len: 1, inner: 0, min: 0, last: 0 }, &[0], &[3], &[]),
+            op(OpKind::TopK, &TopK { outer: n, len: 0, inner: 1, k: 0, min: 0 }, &[0], &[2, 3], &[]),
+            op(OpKind::Gather, &program::Gather { outer: n, axis: 1, row_bytes: 0, count: 0 }, &[0, 1], &[2], &[]),
+            op(OpKind::GatherNd, &index, &[0, 1], &[2], &[]),
+            op(OpKind::Copy, &copy, &[0], &[2], &[]),
+            op(OpKind::Map, &map, &[0], &[2], &strides),
+            op(OpKind::Gemm, &program::Gemm::dense(n, 0, 0), &[0, 0], &[2], &[]),
+            op(OpKind::Gemm, &gemm, &[0, 0], &[2], &[]),
+            op(OpKind::Conv, &conv, &[0, 0], &[2], &[]),
+        ]
+    };
+    for (i, few) in all(1000).into_iter().enumerate() {
+        assert!(few.is_ok(), "{i}: {few:?}");
+    }
+    for (i, many) in all(u32::MAX).into_iter().enumerate() {
+        let refused = many.unwrap_err();
+        assert!(refused.contains("axis without elements"), "{i}: {refused}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention in one op.
 
-use super::{Operands, Record, Tile, bad, packed_len, reach};
+use super::{Operands, Record, Tile, bad, packed_len, reach, rounds_of};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -89,6 +89,11 @@ impl Record for Attention {
         let heads = self.batch as u64 * self.heads as u64;
         heads.saturating_mul(self.rows as u64 * self.columns as u64).saturating_mul(self.depth as u64 + self.width as u64)
     }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.batch, self.heads, self.rows, self.columns])
+    }
+
     /// A block of rows of one head.
     fn unit_work(&self, _tile: Tile) -> u64 {
         let rows = self.rows.min(BLOCK) as u64;

@@ -1,6 +1,6 @@
 //! Convolution and pooling over channels-last maps.
 
-use super::{Cut, Epilogue, Operands, Record, Tile, bad, packed_len, reach, work};
+use super::{Cut, Epilogue, Operands, Record, Tile, bad, packed_len, reach, rounds_of, work};
 use crate::error::Result;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -127,6 +127,10 @@ impl Conv {
         Cut::of(self.pixels() as usize, (self.out_c / groups) as usize, self.depth() as usize, tile)
     }
 
+    fn rounds_of_outputs(&self) -> u64 {
+        rounds_of(&[self.batch, self.out_h, self.out_w, self.out_c, self.kernel_h, self.kernel_w])
+    }
+
     /// Elements of the packed weights of all groups.
     pub const fn weights(&self) -> u64 {
         self.groups as u64 * packed_len(self.depth(), (self.out_c / self.groups) as u64)
@@ -166,6 +170,10 @@ impl Record for Conv {
         work(&[self.pixels(), self.out_c as u64, self.depth()])
     }
 
+    fn rounds(&self) -> u64 {
+        self.rounds_of_outputs()
+    }
+
     fn unit_work(&self, tile: Tile) -> u64 {
         let (rows, columns) = self.cut(tile).largest();
         (rows as u64 * columns as u64).saturating_mul(self.depth())
@@ -194,6 +202,10 @@ impl Record for Depthwise {
     fn macs(&self) -> u64 {
         let c = &self.0;
         work(&[c.pixels(), c.out_c as u64, c.kernel_h as u64, c.kernel_w as u64])
+    }
+
+    fn rounds(&self) -> u64 {
+        self.0.rounds_of_outputs()
     }
 
     /// A row of the output.
@@ -275,6 +287,11 @@ impl Record for Pool {
         }
         conv.check_geometry(operands, None)
     }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.batch, self.out_h, self.out_w, self.channels])
+    }
+
     /// A row of the output: what its windows read.
     fn unit_work(&self, _tile: Tile) -> u64 {
         let sizes = [self.out_w, self.kernel_h, self.kernel_w, self.channels];

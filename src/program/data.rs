@@ -1,7 +1,7 @@
 //! Ops that move data and compute nothing, and the op that the host resolves.
 
 use super::cut::ELEMENTS;
-use super::{Operands, Record, Tile, bad, work};
+use super::{Operands, Record, Tile, bad, rounds_of, work};
 use crate::error::Result;
 use crate::tensor::{DType, MAX_RANK};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -93,6 +93,10 @@ impl Record for Copy {
         self.check_side(self.to_offset, &self.to, to.bytes)
     }
 
+    fn rounds(&self) -> u64 {
+        rounds_of(&self.dims)
+    }
+
     fn unit_work(&self, _tile: Tile) -> u64 {
         let all = self.dims.iter().take(self.rank as usize).fold(1, |n: u64, &d| n.saturating_mul(d as u64));
         // Rows of the outermost axis, sixteen at least for a transpose, or all that is filled.
@@ -134,6 +138,10 @@ impl Record for Gather {
         }
     }
 
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.outer, self.count])
+    }
+
     fn unit_work(&self, _tile: Tile) -> u64 {
         (self.outer as u64 * self.row_bytes as u64 / 4).max(ELEMENTS as u64)
     }
@@ -150,5 +158,9 @@ pub struct Extern {
 impl Record for Extern {
     fn check(&self, _tail: &[u8], _operands: &Operands<'_>) -> Result<()> {
         Ok(())
+    }
+
+    fn rounds(&self) -> u64 {
+        1
     }
 }

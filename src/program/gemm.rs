@@ -1,6 +1,6 @@
 //! The matrix product and the epilogue that it shares with convolution.
 
-use super::{Cut, Operands, Record, Tile, Unary, bad, reach};
+use super::{Cut, Operands, Record, Tile, Unary, bad, reach, rounds_of};
 use crate::error::{Error, Kind, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -183,6 +183,11 @@ impl Record for Gemm {
     fn macs(&self) -> u64 {
         self.batch.iter().fold(self.m as u64 * self.n as u64, |p, &b| p.saturating_mul(b as u64)).saturating_mul(self.k as u64)
     }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&self.batch).saturating_mul(rounds_of(&[self.m, self.n]))
+    }
+
     fn unit_work(&self, tile: Tile) -> u64 {
         let (rows, columns) = Cut::of(self.merged().0, self.n as usize, self.k as usize, tile).largest();
         (rows as u64 * columns as u64).saturating_mul(self.k as u64)
@@ -209,6 +214,10 @@ impl Record for Row {
         operands.reads(1, packed_len(g.k as u64, g.n as u64))?;
         operands.writes(0, g.n as u64)?;
         g.epilogue.check(operands, g.n as u64, g.n as u64)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.0.n])
     }
 
     fn macs(&self) -> u64 {

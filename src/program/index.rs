@@ -1,6 +1,6 @@
 //! Ops that read or write where indices say: gathers and scatters over several axes.
 
-use super::{Operand, Operands, Record, bad, reach};
+use super::{Operand, Operands, Record, bad, reach, rounds_of};
 use crate::error::{Error, Kind, Result};
 use crate::tensor::{DType, MAX_RANK};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -110,6 +110,10 @@ impl Record for Index {
     fn check(&self, _tail: &[u8], operands: &Operands<'_>) -> Result<()> {
         self.check_places(operands.input(0)?, operands.input(1)?, operands.output(0)?)
     }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&self.dims)
+    }
 }
 
 /// The record of a scatter: an [`Index`] under other rules.
@@ -132,5 +136,9 @@ impl Record for Scatter {
             return bad("a scatter's table, rows and output are of different types or sizes");
         }
         self.0.check_places(output, index, rows)
+    }
+
+    fn rounds(&self) -> u64 {
+        self.0.rounds()
     }
 }

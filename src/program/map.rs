@@ -1,7 +1,7 @@
 //! Element-wise computation: one op evaluates a small program of unary and binary functions over tiles, with broadcast.
 
 use super::cut::ELEMENTS;
-use super::{Operands, Record, Tile, bad};
+use super::{Operands, Record, Tile, bad, rounds_of};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -385,6 +385,11 @@ impl Record for Map {
     fn scratch(&self, _tail: &[u8]) -> u64 {
         if self.domain != Domain::F64 as u32 { 4 * self.registers as u64 * TILE as u64 } else { 0 }
     }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&self.dims)
+    }
+
     /// Elements of a tile, or of a few rows of less than sixteen times as many.
     fn unit_work(&self, _tile: Tile) -> u64 {
         self.elements().min(16 * ELEMENTS as u64)

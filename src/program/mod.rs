@@ -310,6 +310,10 @@ pub trait Record: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::KnownLay
         0
     }
 
+    /// How often its loops go round, an axis of no elements counted as one. [`macs`](Record::macs) and the operands' bytes bound
+    /// that for all axes that have elements; beside one that has none, nothing would bound the others.
+    fn rounds(&self) -> u64;
+
     /// The work of its largest [unit](cut) with kernels of such tiles: multiply-accumulates, or, where [`macs`](Record::macs)
     /// is 0, elements that are written (0 where the record does not say: ops that are rare, small and one unit).
     fn unit_work(&self, _tile: Tile) -> u64 {
@@ -410,6 +414,17 @@ pub fn macs(kind: OpKind, attributes: &[u8]) -> Result<u64> {
     dispatch!(kind, run, (attributes))
 }
 
+/// How often the loops of an op of any kind go round: see [`Record::rounds`].
+///
+/// # Errors
+/// [`Kind::BadImage`] when the attributes are too short.
+pub fn rounds(kind: OpKind, attributes: &[u8]) -> Result<u64> {
+    fn run<R: Record>(attributes: &[u8]) -> Result<u64> {
+        Ok(split::<R>(attributes)?.0.rounds())
+    }
+    dispatch!(kind, run, (attributes))
+}
+
 /// The work of the largest unit of an op of any kind: see [`Record::unit_work`].
 ///
 /// # Errors
@@ -453,6 +468,11 @@ pub(crate) const fn bad<T>(what: &'static str) -> Result<T> {
 #[cfg_attr(target_os = "none", inline(never))] // as `reach`
 pub(crate) fn work(factors: &[u64]) -> u64 {
     factors.iter().fold(1, |product: u64, &factor| product.saturating_mul(factor))
+}
+
+/// [`Record::rounds`] over axes of these sizes.
+pub(crate) fn rounds_of(sizes: &[u32]) -> u64 {
+    sizes.iter().fold(1, |rounds: u64, &size| rounds.saturating_mul(size.max(1) as u64))
 }
 
 /// [`extent`], where an overflow is an error.

@@ -1,7 +1,7 @@
 //! Recurrent cells: the part that depends on the previous step. The product with the input, over all steps at once, is a
 //! [`Gemm`](super::Gemm) before it.
 
-use super::{Operands, Record, Tile, bad, reach, work};
+use super::{Operands, Record, Tile, bad, reach, rounds_of, work};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -108,6 +108,10 @@ impl Record for Lstm {
         self.at.macs(4)
     }
 
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.at.steps, self.at.batch])
+    }
+
     /// A step of a row.
     fn unit_work(&self, _tile: Tile) -> u64 {
         4 * self.at.hidden as u64 * self.at.hidden as u64
@@ -144,6 +148,10 @@ impl Record for Gru {
 
     fn macs(&self) -> u64 {
         self.at.macs(3)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.at.steps, self.at.batch])
     }
 
     /// A step of a row.

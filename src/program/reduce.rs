@@ -1,7 +1,7 @@
 //! Ops along an axis: sums, softmax, norms, the largest and where it is.
 
 use super::cut::along;
-use super::{Operand, Operands, Record, Tile, bad};
+use super::{Operand, Operands, Record, Tile, bad, rounds_of};
 use crate::error::{Error, Kind, Result};
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -75,6 +75,10 @@ impl Record for Reduce {
         y.holds(x.dtype, product(&[self.outer, self.inner])?)
     }
 
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.outer, self.len, self.inner])
+    }
+
     fn unit_work(&self, _tile: Tile) -> u64 {
         along(self.outer, self.len, self.inner)
     }
@@ -107,6 +111,10 @@ impl Record for Softmax {
         let n = product(&[self.outer, self.len, self.inner])?;
         operands.reads(0, n)?;
         operands.writes(0, n)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.outer, self.len, self.inner])
     }
 
     fn unit_work(&self, _tile: Tile) -> u64 {
@@ -150,6 +158,10 @@ impl Record for Norm {
         Ok(())
     }
 
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.rows, self.len])
+    }
+
     fn unit_work(&self, _tile: Tile) -> u64 {
         along(self.rows, self.len, 1)
     }
@@ -186,6 +198,10 @@ impl Record for ArgReduce {
         let x = comparable(operands)?;
         x.holds(x.dtype, product(&[self.outer, self.len, self.inner])?)?;
         operands.output(0)?.holds(DType::I64, product(&[self.outer, self.inner])?)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.outer, self.len, self.inner])
     }
 
     fn unit_work(&self, _tile: Tile) -> u64 {
@@ -226,6 +242,10 @@ impl Record for TopK {
     /// One index per element of the axis.
     fn scratch(&self, _tail: &[u8]) -> u64 {
         (4 * self.len as u64).next_multiple_of(64)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.outer, self.len, self.inner])
     }
 
     fn unit_work(&self, _tile: Tile) -> u64 {

@@ -1,7 +1,7 @@
 //! Weighted sums along one axis, and running ones.
 
 use super::cut::{ELEMENTS, along};
-use super::{Operands, Record, Tile, bad, work};
+use super::{Operands, Record, Tile, bad, rounds_of, work};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -42,6 +42,10 @@ impl Record for Resample {
         work(&[self.outer, self.out, self.inner, self.taps].map(u64::from))
     }
 
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.outer, self.out, self.inner])
+    }
+
     fn unit_work(&self, _tile: Tile) -> u64 {
         (self.inner as u64 * self.taps as u64).max(ELEMENTS as u64).min(self.macs())
     }
@@ -76,6 +80,10 @@ impl Record for Cumulate {
         let n = volume(&[self.outer, self.len, self.inner])?;
         x.holds(x.dtype, n)?;
         y.holds(x.dtype, n)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.outer, self.len, self.inner])
     }
 
     fn unit_work(&self, _tile: Tile) -> u64 {

@@ -1,6 +1,6 @@
 //! Ops that read a picture between its pixels, where other tensors say.
 
-use super::{Operands, Record, bad, work};
+use super::{Operands, Record, bad, rounds_of, work};
 use crate::error::Result;
 use crate::tensor::DType;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -42,6 +42,10 @@ impl Record for GridSample {
         operands.reads(0, x)?;
         operands.reads(1, volume(&[self.batch, self.points, self.axes])?)?;
         operands.writes(0, volume(&[self.batch, self.channels, self.points])?)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.batch, self.channels, self.points])
     }
 
     fn macs(&self) -> u64 {
@@ -93,6 +97,10 @@ impl Record for RoiAlign {
         operands.reads(1, volume(&[self.regions, 4])?)?;
         operands.input(2)?.holds(DType::I64, self.regions as u64)?;
         operands.writes(0, volume(&[self.regions, self.channels, self.out_h, self.out_w])?)
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.regions, self.channels, self.out_h, self.out_w])
     }
 
     fn macs(&self) -> u64 {

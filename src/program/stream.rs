@@ -1,6 +1,6 @@
 //! What a streamed program remembers of the steps before.
 
-use super::{Operands, Record, bad};
+use super::{Operands, Record, bad, rounds_of};
 use crate::error::Result;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -32,5 +32,9 @@ impl Record for Window {
             return bad("a window reaches past the end of an operand");
         }
         Ok(())
+    }
+
+    fn rounds(&self) -> u64 {
+        rounds_of(&[self.keep])
     }
 }
