@@ -6,7 +6,7 @@
 //! Activations built on exponentials are applied afterwards to the outputs of several tiles, in the first-level cache.
 #![allow(unsafe_code)]
 
-use super::epilogue::{Epilogue, Target, store};
+use super::epilogue::{Epilogue, HOT, Target, store};
 use super::pool::inside;
 use super::{Backend, Dst, F32s, Kernel, Src, clamp};
 use crate::program::Conv;
@@ -175,9 +175,6 @@ impl Kernel for Run<'_, '_> {
     }
 }
 
-/// Elements that are left in the first-level cache for their activation.
-const HOT: usize = 4096;
-
 impl Run<'_, '_> {
     /// Applies an activation to these outputs of a row, in place.
     ///
@@ -189,8 +186,7 @@ impl Run<'_, '_> {
         // SAFETY: the outputs are the target's own memory.
         unsafe {
             let first = self.target.from((line * g.out_w as usize + outputs.start as usize) * g.out_pitch as usize);
-            let target = first.under(activation);
-            (target.finish)(&target, target.c, g.out_pitch as usize, outputs.len(), g.out_c as usize, 0);
+            first.activate(activation, outputs.len(), g.out_c as usize);
         }
     }
 }

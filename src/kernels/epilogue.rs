@@ -7,7 +7,7 @@
 //! once a tile, loads its constants once, and has several of its long chains of operations in flight.
 #![allow(unsafe_code)]
 
-use super::{Backend, Dst, F32s, Kernel, Src, math, simd};
+use super::{Backend, Dst, F32s, Kernel, Src, math, narrow, simd};
 use crate::program::Unary;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -97,6 +97,9 @@ impl<'m> Epilogue<'m> {
     }
 }
 
+/// Elements that are left in the first-level cache for an activation that is applied to several tiles at once.
+pub(super) const HOT: usize = 4096;
+
 /// Where the rows of a tile go: element 0 of a row `r` is `r * row` elements on.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'e> {
@@ -135,6 +138,17 @@ impl<'e> Target<'e> {
         (self.c, self.residual) = (c.wrapping_add(elements), residual.wrapping_add(elements));
     }
 
+    /// Applies an activation to these rows and columns of the output, in place.
+    ///
+    /// # Safety
+    /// The output has them, and all of them are written.
+    #[inline(always)]
+    pub unsafe fn activate(self, activation: &Epilogue<'_>, rows: usize, columns: usize) {
+        let target = self.under(activation);
+        // SAFETY: the tile is the target's own memory.
+        unsafe { (target.finish)(&target, target.c, target.row, rows, columns, 0) };
+    }
+
     /// The place `elements` further on.
     ///
     /// # Safety
@@ -159,7 +173,7 @@ const fn in_stages<V: F32s>() -> bool {
 ///
 /// # Safety
 /// `tile` holds `rows` rows of whole vectors, at least `columns` elements each, and the target has room for them from
-/// `column` on. Or the tile is that part of the target's output, and all that is done is an activation that is no clamp.
+/// `column` on. Or the tile is that part of the target's output, and all that is done is an activation; a clamp asks for whole vectors.
 pub(super) unsafe fn finish<B: Backend>(
     target: &Target<'_>,
     tile: *mut f32,
@@ -399,6 +413,68 @@ pub(super) unsafe fn store<V: F32s, const R: usize, const W: usize>(
         for (w, x) in row.iter().enumerate() {
             // SAFETY: the target has room for all rows and columns of the tile.
             unsafe { x.store(target.c.add(r * target.row + column + w * V::LANES)) };
+        }
+    }
+}
+
+/// Stores `rows` rows of four sums each, of which there are `columns` columns; a vector has [a row's parts](F32s::fold) still to be
+/// added up.
+///
+/// # Safety
+/// The target has room for these rows and columns, and so has the bias.
+#[inline(always)]
+pub(super) unsafe fn store_fours<V: F32s, const R: usize>(acc: [V; R], rows: usize, target: &Target<'_>, columns: usize) {
+    const FOUR: usize = narrow::COLUMNS;
+    let e = target.epilogue;
+    let mut bias = [0.0; 16];
+    if let Some(b) = e.bias {
+        (0..V::LANES).filter(|i| i % FOUR < columns).for_each(|i| bias[i] = b.at(i % FOUR));
+    }
+    let mut tile = MaybeUninit::<[[f32; FOUR]; R]>::uninit();
+    // SAFETY: the buffers hold whole vectors; rows and columns of the target and the residual are there, as promised.
+    unsafe {
+        let (alpha, bias) = (V::splat(e.alpha), V::load(bias.as_ptr()));
+        let before = e.residual.is_some() && !e.residual_after;
+        for (group, vectors) in acc.chunks_exact(V::LANES / FOUR).enumerate() {
+            let mut x = V::fold(vectors).mul_add(alpha, bias);
+            if !before {
+                x = match e.activation {
+                    Unary::Clip => clip(x, e.p),
+                    Unary::HardSwish => hard_swish(x, e.p),
+                    _ => x,
+                };
+            }
+            x.store(tile.as_mut_ptr().cast::<f32>().add(group * V::LANES));
+        }
+        let tile = tile.assume_init_mut();
+        let residual = |tile: &mut [[f32; FOUR]; R]| {
+            for (r, row) in tile.iter_mut().enumerate().take(rows) {
+                for (c, x) in row.iter_mut().enumerate().take(columns) {
+                    *x += target.residual.add(r * target.row + c).read();
+                }
+            }
+        };
+        if before {
+            residual(tile);
+        }
+        if before || !e.in_registers() {
+            let activation = Epilogue { activation: e.activation, p: e.p, ..Epilogue::NONE };
+            let p = tile.as_mut_ptr().cast::<f32>();
+            let in_place = Target { c: p, ..*target }.under(&activation);
+            (target.finish)(&in_place, p, R * FOUR, 1, R * FOUR, 0);
+        }
+        if e.residual.is_some() && e.residual_after {
+            residual(tile);
+        }
+        for (r, row) in tile.iter().enumerate().take(rows) {
+            let to = target.c.add(r * target.row);
+            // By numbers that are known when this is compiled: each is one or two moves.
+            match columns {
+                1 => to.write(row[0]),
+                2 => to.copy_from_nonoverlapping(row.as_ptr(), 2),
+                3 => to.copy_from_nonoverlapping(row.as_ptr(), 3),
+                _ => to.copy_from_nonoverlapping(row.as_ptr(), FOUR),
+            }
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod map;
 pub mod map_f64;
 pub mod map_i64;
 pub mod math;
+mod narrow;
 pub mod pack;
 pub mod pool;
 pub mod portable;

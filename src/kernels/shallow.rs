@@ -6,10 +6,10 @@
 //! pointer per pixel, and one list of offsets serves all tiles. The copy is as large as the map: hosts have room for it.
 #![allow(unsafe_code)]
 
-use super::epilogue::{Epilogue, Target};
+use super::epilogue::{Epilogue, HOT, Target};
 use super::gemm::{MOST_ROWS, tile_of};
 use super::tile::{Fetch, MOST_OFFSET_ROWS, PANEL, Panels, RowBlock};
-use super::{Backend, Dst, Src, clamp};
+use super::{Backend, Dst, Src, clamp, narrow};
 use crate::program::{Conv, Cut};
 use core::ops::Range;
 
@@ -155,14 +155,24 @@ pub fn conv<B: Backend>(
     }
     // Of a row of taps, where they are neighbours.
     let run = if g.dilation_w == 1 && padded.pixel == g.in_c as usize { g.kernel_w * g.in_c } else { g.in_c } as usize;
+    let narrow = narrow::takes::<B::F>(columns, run);
+    let most = if narrow { MOST_ROWS } else { MOST_OFFSET_ROWS };
+    // A narrow tile gives a few vectors: too few for an activation that is a chain of operations.
+    let split = if narrow && out_pitch == columns { epilogue.split() } else { None };
     let whole = Target::of::<B>(&epilogue, y.pointer(), out_pitch);
+    let tiles = match &split {
+        Some((first, _)) => whole.under(first),
+        None => whole,
+    };
     let panels = Panels { pointer: w.pointer(), step: PANEL, panel: PANEL * depth };
     let (step_y, step_x) = (g.stride_h as usize * padded.row, g.stride_w as usize * padded.pixel);
     let (out_h, out_w) = (g.out_h as usize, g.out_w as usize);
     let (mut block, mut tile) = (units.start / cut.tiles, units.start % cut.tiles);
     let place = |pixel: usize| [pixel / (out_w * out_h), pixel / out_w % out_h, pixel % out_w];
     let mut next = place(cut.rows(tile).0);
-    for _ in units {
+    // Narrow products have one block of columns: pixels follow each other.
+    let mut sums = cut.rows(tile).0..cut.rows(tile).0;
+    for unit in units.clone() {
         let (first, rows) = cut.rows(tile);
         let mut starts = [core::ptr::null(); MOST_ROWS];
         for start in &mut starts[..rows] {
@@ -173,16 +183,24 @@ pub fn conv<B: Backend>(
                 next = if next[1] + 1 == out_h { [next[0] + 1, 0, 0] } else { [next[0], next[1] + 1, 0] };
             }
         }
-        let parts = rows.div_ceil(MOST_OFFSET_ROWS);
+        let parts = rows.div_ceil(most);
         for part in 0..parts {
             let (from, to) = (rows * part / parts, rows * (part + 1) / parts);
             // SAFETY: windows are whole, so all terms lie inside of the map or its copy, whose extents were asserted; weights,
             // output and epilogue hold all columns and pixels, as was asserted too.
             unsafe {
-                let (target, starts) = (whole.from((first + from) * out_pitch), starts[from..to].as_ptr());
+                let (target, starts) = (tiles.from((first + from) * out_pitch), starts[from..to].as_ptr());
                 let rows = RowBlock::new(to - from, starts, (1, depth), panels, cut.columns(block), target, Fetch::Nothing);
                 B::row_block(&rows.at_offsets(offsets.as_ptr(), run));
             }
+        }
+        sums.end = first + rows;
+        if let Some((_, activation)) = &split
+            && (sums.len() * columns >= HOT || unit + 1 == units.end)
+        {
+            // SAFETY: the output has these pixels, and all of them are sums.
+            unsafe { whole.from(sums.start * out_pitch).activate(activation, sums.len(), columns) };
+            sums.start = sums.end;
         }
         tile += 1;
         if tile == cut.tiles {

@@ -18,6 +18,8 @@ pub trait F32s: Copy + 'static {
     const FLUSHES: bool = false;
     /// Whether [`scale_unless`](Self::scale_unless) is one instruction.
     const SCALES: bool = false;
+    /// Whether there are [`load_columns`](Self::load_columns), [`load_repeated`](Self::load_repeated) and [`fold`](Self::fold).
+    const FOLDS: bool = false;
     /// What a comparison gives.
     type Mask: Copy;
 
@@ -82,6 +84,28 @@ pub trait F32s: Copy + 'static {
                 unsafe { to.add(c * to_row + r).write(from.add(r * from_row + c).read()) };
             }
         }
+    }
+
+    /// Loads four columns of `LANES / 4` rows that are `step` elements apart, column by column; with [`FOLDS`](Self::FOLDS).
+    ///
+    /// # Safety
+    /// `p` is valid for reads of four elements of each row.
+    #[inline(always)]
+    unsafe fn load_columns(_p: *const f32, _step: usize) -> Self {
+        unreachable!()
+    }
+    /// Loads `LANES / 4` elements and repeats them four times; with [`FOLDS`](Self::FOLDS).
+    ///
+    /// # Safety
+    /// `p` is valid for reads of them.
+    #[inline(always)]
+    unsafe fn load_repeated(_p: *const f32) -> Self {
+        unreachable!()
+    }
+    /// Of `LANES / 4` vectors the sums of each quarter's lanes, four of a vector side by side; with [`FOLDS`](Self::FOLDS).
+    #[inline(always)]
+    fn fold(_rows: &[Self]) -> Self {
+        unreachable!()
     }
 
     /// Lane by lane.

@@ -17,7 +17,7 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{Target, store};
-use super::{F32s, Kernel};
+use super::{F32s, Kernel, narrow};
 use core::ops::Range;
 
 /// Columns of a panel of packed weights.
@@ -122,12 +122,12 @@ impl<'e> RowBlock<'e> {
     /// of them are; there is one segment.
     ///
     /// # Safety
-    /// There are at most [`MOST_OFFSET_ROWS`] rows, as many offsets as the depth has steps, and they lead to valid elements of all
+    /// There are at most [`MOST_OFFSET_ROWS`] rows (or the block is [narrow](narrow::takes)), as many offsets as the depth has steps, and they lead to valid elements of all
     /// rows; `run` divides their number.
     #[cfg(any(test, feature = "alloc"))]
     #[inline(always)]
     pub(super) unsafe fn at_offsets(self, offsets: *const usize, run: usize) -> Self {
-        debug_assert!(self.segments == 1 && self.rows <= MOST_OFFSET_ROWS && self.depth.is_multiple_of(run));
+        debug_assert!(self.segments == 1 && self.depth.is_multiple_of(run));
         RowBlock { offsets, run, ..self }
     }
 }
@@ -137,6 +137,10 @@ impl Kernel for RowBlock<'_> {
     #[inline(always)]
     fn run<V: F32s>(self) {
         debug_assert!(self.rows >= 1 && self.rows <= max_rows::<V>());
+        if narrow::suits::<V>(&self) {
+            // SAFETY: as `new` was promised.
+            return unsafe { narrow::narrow::<V>(&self) };
+        }
         // SAFETY: `new` was promised that all pointers are valid; each arm takes the rows that there are.
         unsafe {
             match (V::LANES, V::REGISTERS) {

@@ -124,6 +124,20 @@ fn epilogues_and_pitches<B: Backend>() {
     }
 }
 
+fn narrow_products<B: Backend>() {
+    let mut random = Random::new(8);
+    for _ in 0..400 {
+        let mut g = Gemm::dense(1 + random.below(30), 1 + random.below(4), 2 * random.pick(&[1, 2, 3, 4, 6, 32, 51]));
+        g.epilogue = epilogue(&mut random);
+        g.alpha = random.pick(&[1.0, 0.125]);
+        g.a_row = g.k + random.pick(&[0, 3]);
+        g.c_row = g.n + random.pick(&[0, 1, 5]);
+        (g.b_packed, g.b_row) = (random.below(2), g.n + random.pick(&[0, 3]));
+        let in_place = g.epilogue.residual > 0 && random.below(2) == 1;
+        run::<B>(&g, &mut random, in_place);
+    }
+}
+
 fn operands_of_any_stride<B: Backend>() {
     let mut random = Random::new(3);
     for _ in 0..300 {
@@ -172,7 +186,15 @@ fn large_weights<B: Backend>() {
 
 mod backends {
     use super::super::on_all_backends;
-    on_all_backends!(every_size, every_tile, epilogues_and_pitches, operands_of_any_stride, batches, large_weights);
+    on_all_backends!(
+        every_size,
+        every_tile,
+        epilogues_and_pitches,
+        narrow_products,
+        operands_of_any_stride,
+        batches,
+        large_weights
+    );
 }
 
 #[test]

@@ -43,6 +43,7 @@ unsafe fn mask(n: usize) -> __m256i {
 impl F32s for V {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const FOLDS: bool = true;
     const PREFETCHES: bool = true;
     type Mask = __m256;
 
@@ -110,6 +111,25 @@ impl F32s for V {
                 _mm256_storeu_ps(to.add((c + 2) * to_row), _mm256_shuffle_ps::<0x44>(ab1, de1));
                 _mm256_storeu_ps(to.add((c + 3) * to_row), _mm256_shuffle_ps::<0xee>(ab1, de1));
             }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_columns(p: *const f32, step: usize) -> Self {
+        unsafe {
+            let (a, b) = (_mm_loadu_ps(p), _mm_loadu_ps(p.add(step)));
+            V(_mm256_set_m128(_mm_unpackhi_ps(a, b), _mm_unpacklo_ps(a, b)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_repeated(p: *const f32) -> Self {
+        V(unsafe { _mm256_castpd_ps(_mm256_set1_pd(p.cast::<f64>().read_unaligned())) })
+    }
+    #[inline(always)]
+    fn fold(rows: &[Self]) -> Self {
+        let &[V(a), V(b)] = rows else { unreachable!() };
+        unsafe {
+            let sums = _mm256_castps_pd(_mm256_hadd_ps(a, b));
+            V(_mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(sums)))
         }
     }
     #[inline(always)]

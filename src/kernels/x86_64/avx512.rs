@@ -38,6 +38,12 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
+/// The transpose of a square of four rows.
+#[inline(always)]
+unsafe fn by_columns(x: __m512) -> __m512 {
+    unsafe { _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), x) }
+}
+
 /// The upper half.
 #[inline(always)]
 unsafe fn high(x: __m512) -> __m256 {
@@ -49,6 +55,7 @@ impl F32s for V {
     const REGISTERS: usize = 32;
     const PREFETCHES: bool = true;
     const SCALES: bool = true;
+    const FOLDS: bool = true;
     type Mask = __mmask16;
 
     #[inline(always)]
@@ -97,6 +104,28 @@ impl F32s for V {
                 _mm512_storeu_ps(to.add((c + 2) * to_row), _mm512_shuffle_ps::<0x44>(ab1, de1));
                 _mm512_storeu_ps(to.add((c + 3) * to_row), _mm512_shuffle_ps::<0xee>(ab1, de1));
             }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_columns(p: *const f32, step: usize) -> Self {
+        unsafe {
+            let row = |r: usize| _mm_loadu_ps(p.add(r * step));
+            let x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
+            V(by_columns(_mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(x, row(2)), row(3))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_repeated(p: *const f32) -> Self {
+        V(unsafe { _mm512_broadcast_f32x4(_mm_loadu_ps(p)) })
+    }
+    #[inline(always)]
+    fn fold(rows: &[Self]) -> Self {
+        let &[V(a), V(b), V(c), V(d)] = rows else { unreachable!() };
+        unsafe {
+            // In each quarter: a0 + a2, b0 + b2, a1 + a3, b1 + b3.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            V(by_columns(_mm512_add_ps(_mm512_shuffle_ps::<0x44>(ab, cd), _mm512_shuffle_ps::<0xee>(ab, cd))))
         }
     }
     #[inline(always)]
