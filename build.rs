@@ -1,0 +1,13 @@
+//! How the program `kiln` is linked.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let target = |key: &str| std::env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
+    // The ONNX front end is full of tables of functions: 69,000 addresses, which the loader writes before `main` where a program may
+    // lie anywhere. At a fixed place the linker has written them. Stack, heap and libraries stay where chance puts them.
+    // What runs once at the start, or hardly ever, is put together, so that its pages are not in between those of the rest.
+    if target("OS") == "linux" && target("ENV") == "gnu" {
+        println!("cargo:rustc-link-arg-bin=kiln=-no-pie");
+        println!("cargo:rustc-link-arg-bin=kiln=-Wl,-z,keep-text-section-prefix");
+    }
+}
