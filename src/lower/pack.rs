@@ -21,13 +21,25 @@ pub enum Source<'a> {
 pub fn panels(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], source: Source<'_>, scale: Option<&[f32]>) {
     // One loop for each, so that reading what is stored is a load: packing takes most of the time that opening a model does.
     match source {
-        Source::Stored(all) => panels_of(to, rows, columns, |i| f32::from_le_bytes(all[i]), scale),
-        Source::Made(at) => panels_of(to, rows, columns, at, scale),
+        Source::Stored(all) => {
+            let run = |i| all.get(i..)?.first_chunk::<WIDTH>().copied();
+            panels_of(to, rows, columns, |i| f32::from_le_bytes(all[i]), run, scale);
+        }
+        Source::Made(at) => panels_of(to, rows, columns, at, |_| None, scale),
     }
 }
 
-fn panels_of(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], at: impl Fn(usize) -> f32, scale: Option<&[f32]>) {
-    const WIDTH: usize = PANEL as usize;
+const WIDTH: usize = PANEL as usize;
+
+/// `at` gives an element, `run` as many as a panel has columns, which lie one after the other, if they are stored.
+fn panels_of(
+    to: &mut [u8],
+    rows: &[usize],
+    columns: &[Option<usize>],
+    at: impl Fn(usize) -> f32,
+    run: impl Fn(usize) -> Option<[[u8; 4]; WIDTH]>,
+    scale: Option<&[f32]>,
+) {
     let mut panels = to.chunks_exact_mut((4 * WIDTH * rows.len()).max(1));
     for (p, columns) in columns.chunks(WIDTH).enumerate() {
         let Some(to) = panels.next() else { return };
@@ -37,16 +49,19 @@ fn panels_of(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], at: impl 
             scales[j] = scale.map_or(1.0, |s| s[p * WIDTH + j]);
             whole &= column.is_some();
         }
+        let together = whole && scale.is_none() && offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]);
         for (&row, to) in rows.iter().zip(to.as_chunks_mut::<4>().0.as_chunks_mut::<WIDTH>().0) {
-            if whole {
+            if together && let Some(cells) = run(row + offsets[0]) {
+                *to = cells;
+            } else if whole {
                 for ((cell, offset), scale) in to.iter_mut().zip(offsets).zip(scales) {
                     *cell = (at(row + offset) * scale).to_le_bytes();
                 }
-                continue;
-            }
-            for (j, column) in columns.iter().enumerate() {
-                if let Some(column) = column {
-                    to[j] = (at(row + column) * scales[j]).to_le_bytes();
+            } else {
+                for (j, column) in columns.iter().enumerate() {
+                    if let Some(column) = column {
+                        to[j] = (at(row + column) * scales[j]).to_le_bytes();
+                    }
                 }
             }
         }
@@ -88,6 +103,23 @@ mod tests {
         assert_eq!(packed[16..19], [1., 3., 5.]);
         assert_eq!(packed[32..36], [32., 34., 0., 0.]);
         assert_eq!(packed[48..51], [33., 35., 0.]);
+    }
+
+    #[test]
+    fn what_is_stored_is_packed_as_what_is_made() {
+        let source: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let bytes: Vec<[u8; 4]> = source.iter().map(|v| v.to_le_bytes()).collect();
+        // Columns side by side, and in two halves.
+        for columns in [(0..32).map(Some).collect::<Vec<_>>(), (0..32).map(|n| Some(n * 2 % 31)).collect()] {
+            let pack = |from: Source<'_>, scale: Option<&[f32]>| {
+                let mut to = vec![0; 4 * 64];
+                panels(&mut to, &[0, 32], &columns, from, scale);
+                to
+            };
+            for scale in [None, Some(&[2.0; 32][..])] {
+                assert_eq!(pack(Source::Stored(&bytes), scale), pack(Source::Made(&|i| source[i]), scale));
+            }
+        }
     }
 
     #[test]
