@@ -122,6 +122,8 @@ pub struct Compiled {
     pub fixed: Vec<String>,
     /// Which program of the image a session is of at first.
     program: usize,
+    /// Whether the image states its weights' checksum.
+    sealed: bool,
 }
 
 impl Compiled {
@@ -309,7 +311,7 @@ impl Model {
     /// [`ModelError::Call`] when the inputs do not fit the model, or a size is open; [`ModelError::Node`] when a node can't be
     /// compiled.
     pub fn session_for(&self, given: &[Given]) -> Result<OwnedSession, ModelError> {
-        let compiled = self.compiled(given)?;
+        let compiled = self.ready(given, false)?;
         self.session_of(&compiled)
     }
 
@@ -326,11 +328,17 @@ impl Model {
     /// # Errors
     /// As [`Model::session_for`].
     pub fn compiled(&self, given: &[Given]) -> Result<Arc<Compiled>, ModelError> {
+        self.ready(given, true)
+    }
+
+    /// As [`Model::compiled`]; if it need not be `sealed`, its bytes may lack the weights' checksum, which a session here has no
+    /// use for.
+    pub(crate) fn ready(&self, given: &[Given], sealed: bool) -> Result<Arc<Compiled>, ModelError> {
         self.fits(given)?;
         match &self.source {
             Source::Image(image) => programs::compiled(image, given).map(Arc::new),
             #[cfg(feature = "onnx")]
-            Source::Onnx(onnx) => onnx.compiled(given),
+            Source::Onnx(onnx) => onnx.compiled(given, sealed),
         }
     }
 

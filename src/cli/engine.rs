@@ -84,24 +84,26 @@ impl Engine {
 
     /// The model made ready for inputs of these shapes (and, where shapes of the network depend on them, values).
     pub fn compiled(&self, inputs: &[(String, Array)]) -> Result<Arc<Compiled>> {
-        let given: Vec<Given> = inputs
-            .iter()
-            .map(|(name, a)| {
-                // What decides a shape is small.
-                let small = a.len() <= 4096;
-                Given { name: name.clone(), dtype: a.dtype, dims: a.dims.clone(), bytes: small.then(|| a.bytes.clone()) }
-            })
-            .collect();
-        Ok(self.model.compiled(&given)?)
+        Ok(self.model.compiled(&given(inputs))?)
     }
 
     /// A session for inputs of these shapes: all inputs of the model.
     pub fn session(&self, inputs: &[(String, Array)]) -> Result<Session> {
         feed::check(&self.inputs, inputs)?;
-        let compiled = self.compiled(inputs)?;
+        let compiled = self.model.ready(&given(inputs), false)?;
         let session = self.model.session_of(&compiled)?;
         Ok(Session { session, compiled, isa: self.model.isa() })
     }
+}
+
+/// Inputs as a model is told of them.
+fn given(inputs: &[(String, Array)]) -> Vec<Given> {
+    let given = |(name, a): &(String, Array)| {
+        // What decides a shape is small.
+        let small = a.len() <= 4096;
+        Given { name: name.clone(), dtype: a.dtype, dims: a.dims.clone(), bytes: small.then(|| a.bytes.clone()) }
+    };
+    inputs.iter().map(given).collect()
 }
 
 /// A port as the file declares it, its symbols replaced where the command line gives them.

@@ -177,8 +177,14 @@ pub fn weights_mut(image: &mut [u8]) -> &mut [u8] {
 /// Writes into an image what follows from the rest of it: the work of its programs, then the checksums. Bytes that are no
 /// image are left alone.
 pub fn seal(image: &mut [u8]) {
+    seal_with(image, true);
+}
+
+/// As [`seal`]; without `weights_hash` the weights' checksum stays 0, and only
+/// [`Image::without_weights_hash`](super::Image::without_weights_hash) takes the image.
+pub(crate) fn seal_with(image: &mut [u8], weights_hash: bool) {
     state_work(image);
-    checksums(image);
+    checksums(image, weights_hash);
 }
 
 /// The multiply-accumulates of each program: those of its ops, as far as these can be read.
@@ -201,9 +207,9 @@ fn state_work(image: &mut [u8]) -> Option<()> {
 }
 
 /// The checksums alone.
-pub(crate) fn checksums(image: &mut [u8]) {
+pub(crate) fn checksums(image: &mut [u8], weights_hash: bool) {
     let Some(start) = weights_start(image) else { return };
-    let weights = halves(hash(&image[start..]));
+    let weights = if weights_hash { halves(hash(&image[start..])) } else { [0; 2] };
     image[HASHED_FROM..HASHED_FROM + 8].copy_from_slice(weights.as_bytes());
     let structure = halves(hash(&image[HASHED_FROM..start]));
     image[HASHED_FROM - 8..HASHED_FROM].copy_from_slice(structure.as_bytes());

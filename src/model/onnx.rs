@@ -80,8 +80,8 @@ impl Onnx {
         self.signature.metadata.clone()
     }
 
-    /// The model made ready for these inputs: a kept form where there is one.
-    pub fn compiled(&self, given: &[Given]) -> Result<Arc<Compiled>, ModelError> {
+    /// The model made ready for these inputs, `sealed` if that is asked for: a kept form where there is one.
+    pub fn compiled(&self, given: &[Given], sealed: bool) -> Result<Arc<Compiled>, ModelError> {
         let mut key = Key { shapes: BTreeMap::new(), values: BTreeMap::new() };
         for g in given {
             key.shapes.insert(g.name.clone(), g.dims.clone());
@@ -94,15 +94,16 @@ impl Onnx {
         let known = given.iter().filter_map(|g| Some((g.name.clone(), (g.dtype, g.dims.clone(), g.bytes.clone()?))));
         let all = Key { shapes: key.shapes.clone(), values: known.collect() };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(i) = kept.iter().position(|(k, _)| *k == key || *k == all) {
+        let serves = |(k, form): &(Key, Arc<Compiled>)| (*k == key || *k == all) && (form.sealed || !sealed);
+        if let Some(i) = kept.iter().position(serves) {
             let found = kept.remove(i);
             kept.push(found.clone());
             return Ok(found.1);
         }
         let symbols = self.symbols(given)?;
-        let compiled = match self.compile(&key, symbols.clone()) {
+        let compiled = match self.compile(&key, symbols.clone(), sealed) {
             Err(error @ ModelError::Node { .. }) if all.values.len() > key.values.len() => {
-                let compiled = self.compile(&all, symbols).map_err(|_| error)?;
+                let compiled = self.compile(&all, symbols, sealed).map_err(|_| error)?;
                 key = all;
                 compiled
             }
@@ -158,10 +159,10 @@ impl Onnx {
         Ok(Form { lowered, externs: imported.externs, maps })
     }
 
-    fn compile(&self, key: &Key, (symbols, ranges): (Point, Vec<(String, Sizes)>)) -> Result<Compiled, ModelError> {
+    fn compile(&self, key: &Key, (symbols, ranges): (Point, Vec<(String, Sizes)>), sealed: bool) -> Result<Compiled, ModelError> {
         if ranges.is_empty() {
             let Form { lowered, externs, maps } = self.lowered(key, symbols)?;
-            return self.image(key, lowered, Some(Box::new(externs)), &maps);
+            return self.image(key, lowered, Some(Box::new(externs)), &maps, sealed);
         }
         let (mut join, mut first) = (Join::default(), None);
         let points = range::points(&symbols, &ranges)?;
@@ -186,7 +187,7 @@ impl Onnx {
             }
         }
         let report = first.map_or_else(Vec::new, |lowered| lowered.report);
-        self.image(key, Lowered { model: join.finish(), report, externs: Vec::new() }, None, &[])
+        self.image(key, Lowered { model: join.finish(), report, externs: Vec::new() }, None, &[], sealed)
     }
 
     /// The image of a lowered network.
@@ -196,10 +197,11 @@ impl Onnx {
         lowered: Lowered,
         externs: Option<Box<dyn ops::Externs>>,
         maps: &[Arc<memmap2::Mmap>],
+        sealed: bool,
     ) -> Result<Compiled, ModelError> {
         let start = Instant::now();
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
-        let plan_options = plan::Options { alignment: self.options.alignment };
+        let plan_options = plan::Options { alignment: self.options.alignment, weights_hash: sealed };
         let built = releasing(maps, || plan::build(lowered.model, &plan_options)).map_err(|e| match e {
             PlanError::Op { name, kind, what } => ModelError::node(name, kind.name(), what),
             PlanError::Program(what) => format(what),
@@ -209,7 +211,7 @@ impl Onnx {
         log::debug!("planned, and weights packed, in {:?}", start.elapsed());
         let how = lowered.report.into_iter().map(|op| How { how: op.how, why: op.why }).collect();
         let fixed = key.values.keys().cloned().collect();
-        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed, program: 0 })
+        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed, program: 0, sealed })
     }
 }
 

@@ -36,11 +36,14 @@ pub struct Options {
     /// Alignment of the image and of all that lies in it, in bytes: a power of two from 8 to 4096. Large vectors like 64; a
     /// device with little memory takes 8 or 16.
     pub alignment: u32,
+    /// The image states the checksum of its weights, for which all of them are read once more. One that is used where it was made
+    /// can do without: it passes [`Image::without_weights_hash`].
+    pub weights_hash: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { alignment: 64 }
+        Options { alignment: 64, weights_hash: true }
     }
 }
 
@@ -156,7 +159,7 @@ pub fn build(model: Model, options: &Options) -> Result<Built, PlanError> {
     drop(parts);
 
     report.weight_bytes = pack(weights, &offsets, write::weights_mut(&mut image))?;
-    write::seal(&mut image);
+    write::seal_with(&mut image, options.weights_hash);
     Ok(Built { image, report })
 }
 

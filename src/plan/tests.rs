@@ -223,7 +223,7 @@ fn model(d: &Draft) -> Model {
 }
 
 fn built(d: &Draft, alignment: u32) -> Built {
-    build(model(d), &Options { alignment }).unwrap()
+    build(model(d), &Options { alignment, ..Options::default() }).unwrap()
 }
 
 proptest! {
@@ -439,7 +439,7 @@ fn an_image_that_misstates_its_work_is_refused() {
     let mut image = built(&chain(false), 64).image;
     let at = size_of::<Header>() + std::mem::offset_of!(ProgramRecord, macs);
     image[at] += 1;
-    write::checksums(&mut image);
+    write::checksums(&mut image, true);
     assert!(Image::new(&image).unwrap_err().what().contains("multiply-accumulates"));
     write::seal(&mut image);
     assert_eq!(Image::new(&image).unwrap().main().macs(), 0);
