@@ -4,7 +4,7 @@
 //! 2. What remains is decoded, local functions are written out (`functions`), it is checked and mended (`mend`), its inputs
 //!    get their sizes (`inputs`), bfloat16 is widened (`bfloat`); then sequences, and branches and loops of a known course, are written out (`sequences`,
 //!    `control`).
-//! 3. tract parses it, infers types and shapes, folds constants and declutters; operators that Kiln lowers on its own, and
+//! 3. tract parses it, infers types and shapes, folds constants and declutters (`rewrite`); operators that Kiln lowers on its own, and
 //!    the weights, stay whole (`whole`, `rules`, `windows`); those that can be told by other ops are written out (`expand`, on
 //!    a `sketch`); some that tract reads wrongly are mended (`builders`). Every call is guarded against panics (`guard`).
 //! 4. Each node of tract's model becomes a node of the graph (`convert`, `native`, `onnx`). What has no native form becomes
@@ -18,9 +18,7 @@ use skeleton::Weight;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use tract_onnx::pb::ModelProto;
-use tract_onnx::prelude::*;
-use tract_onnx::tract_hir::internal::*;
-use tract_onnx::tract_hir::tract_core::optim::Optimizer;
+use tract_onnx::prelude::Framework;
 
 mod attributes;
 mod bfloat;
@@ -36,6 +34,7 @@ mod mend;
 mod native;
 mod onnx;
 mod quantise;
+mod rewrite;
 mod rules;
 mod sequences;
 mod skeleton;
@@ -93,7 +92,7 @@ fn not_onnx(path: &Path, what: &str) -> ModelError {
 pub fn import(path: &Path, options: &Options) -> Result<Imported, ModelError> {
     let file = crate::mapped::map(path)?;
     let skeleton = skeleton::read(path, &file)?;
-    let model: ModelProto = guard::run(|| tract_onnx::onnx().proto_model_for_read(&mut &*skeleton.proto))
+    let model: ModelProto = guard::run(|| whole::STOCK.proto_model_for_read(&mut &*skeleton.proto))
         .map_err(|trouble| not_onnx(path, &trouble.what))?;
     let mut imported = build(path, model, &skeleton.weights, options)?;
     imported.graph.metadata = skeleton.metadata;
@@ -118,7 +117,7 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
     let op_types = mend::op_types(graph);
     let outputs = mend::outputs(graph);
     let inputs: Vec<String> = graph.input.iter().map(|i| i.name.clone()).collect();
-    let typed = guard::run(|| declutter(&model)).map_err(|trouble| {
+    let typed = rewrite::decluttered(&model).map_err(|trouble| {
         let node = trouble.node.unwrap_or_default();
         // tract's names for parts of a node start with the node's.
         let op = op_types.get(&node).or_else(|| op_types.get(node.rsplit_once('.')?.0));
@@ -130,19 +129,4 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
         convert::Source { model: &typed, weights, inputs: &inputs, outputs: &outputs, borders: &borders, op_types: &op_types };
     let (graph, externs) = convert::convert(&source)?;
     Ok(Imported { graph, externs })
-}
-
-/// tract's part of the work.
-fn declutter(model: &ModelProto) -> TractResult<TypedModel> {
-    let parsed = whole::importer().parse(model, None)?;
-    ensure!(parsed.unresolved_inputs.is_empty(), "nothing yields {:?}", parsed.unresolved_inputs);
-    let mut inferred = parsed.model;
-    inferred.analyse(false)?;
-    let mut typed = inferred.into_typed()?;
-    let mut optimizer = Optimizer::declutter();
-    // This pass cuts a 1x1 convolution behind a Concat into one product per branch (googlenet: 38 products become 92).
-    optimizer.passes.retain(|pass| !format!("{pass:?}").starts_with("ConcatThenEinsum"));
-    optimizer.optimize(&mut typed)?;
-    typed.compact()?;
-    Ok(typed)
 }

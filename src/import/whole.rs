@@ -27,8 +27,10 @@ pub(super) const HELD: &str = "KilnWeight";
 pub(super) const COPY: &str = "KilnCopy";
 
 /// An importer whose operators are kept whole as `rules` says.
-pub(super) fn importer() -> tract_onnx::Onnx {
-    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+pub(super) static IMPORTER: LazyLock<tract_onnx::Onnx> = LazyLock::new(importer);
+
+fn importer() -> tract_onnx::Onnx {
+    let mut onnx = STOCK.clone().with_ignore_value_info(true);
     for name in rules::NAMES.iter().copied().chain(expand::names()) {
         onnx.op_register.insert(name, whole);
     }

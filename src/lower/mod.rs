@@ -5,7 +5,7 @@
 //! 2. [`wide`], [`dynamic`], [`unroll`], [`spatial`], [`einsum`]: what no kernel computes (narrow types, weights that are computed, windows
 //!    over three axes, sums of products that are no matrix product) is put in terms of what they do.
 //! 3. [`rewrite`]: functions that exporters spell out (GELU, hard-swish, means, batch norms) become one node again.
-//!    Quantisation that is left becomes arithmetic ([`quantised`]); what it said of inputs and outputs has been kept.
+//!    Axes of one element go out of the way of products and joins ([`units`]). Quantisation that is left becomes arithmetic ([`quantised`]); what it said of inputs and outputs has been kept.
 //! 4. [`group`]: nodes that run as one op are found: epilogues of products, chains of element-wise nodes, attention.
 //! 5. Each group becomes an op, in [`gemm`], [`conv`], [`pool`], [`map`], [`reduce`], [`data`], [`index`], [`recurrent`],
 //!    [`attention`]; [`builder`] keeps the books. No pass deals with channels-first against channels-last: values carry
@@ -40,6 +40,7 @@ mod stream;
 mod subpixel;
 #[cfg(test)]
 mod tests;
+mod units;
 mod unroll;
 mod wide;
 
@@ -112,6 +113,7 @@ pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, ModelError> {
     einsum::run(&mut net);
     reduce::split_group_norms(&mut net);
     rewrite::run(&mut net);
+    units::run(&mut net);
     quantised::run(&mut net);
     constant::fold(&mut net);
     let groups = group::form(&net);

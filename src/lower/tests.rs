@@ -5,8 +5,8 @@ use crate::aligned::AlignedBytes;
 use crate::exec::Session;
 use crate::graph::{Bytes, Graph, Node, Op, Value, ValueId, Window};
 use crate::kernels::Isa;
-use crate::program::OpKind;
 use crate::program::index::Join;
+use crate::program::{Binary, OpKind, Unary};
 use crate::tensor::DType;
 use crate::{Image, ops, plan};
 
@@ -176,4 +176,36 @@ fn a_channel_shuffle_is_one_copy_and_halves_are_read_in_place() {
     let a = pooled(&input(8));
     let mixed: Vec<f32> = (0..8).flat_map(|c| a[(c % 2 * 4 + c / 2) * 20..][..20].to_vec()).collect();
     assert_eq!(got, pooled(&[&mixed[..80], &pooled(&mixed[80..])].concat()));
+}
+
+#[test]
+fn axes_of_one_element_do_not_part_a_product_from_what_follows() {
+    let mut net = Sketch::new(&[2, 3]);
+    let op = Op::EinSum { inputs: vec!["mk".into(), "nk".into()], output: "mn".into() };
+    let y = net.add(op, &[0, 0], &[2, 2]);
+    let y = net.add(Op::Reshape, &[y], &[1, 2, 2]);
+    let y = net.add(Op::Transpose(vec![1, 0, 2]), &[y], &[2, 1, 2]);
+    let y = net.add(Op::Unary(Unary::Neg, [0.0; 2]), &[y], &[2, 1, 2]);
+    // A part of the input, and one row of it for both.
+    let part = net.add(Op::Slice { axis: 1, start: 1, step: 1 }, &[0], &[2, 2]);
+    let part = net.add(Op::Reshape, &[part], &[2, 1, 2]);
+    net.add(Op::Binary(Binary::Add), &[y, part], &[2, 1, 2]);
+    let (kinds, got) = net.answer();
+    assert_eq!(kinds.iter().filter(|kind| **kind == OpKind::Map).count(), 0, "{kinds:?}");
+    let x = input(1);
+    let dot = |i: usize, j: usize| (0..3).map(|k| x[3 * i + k] * x[3 * j + k]).sum::<f32>();
+    let want: Vec<f32> = (0..4).map(|i| x[i / 2 * 3 + 1 + i % 2] - dot(i / 2, i % 2)).collect();
+    assert_eq!(got, want);
+}
+
+#[test]
+fn axes_of_one_element_are_taken_out_behind_a_join() {
+    let mut net = Sketch::new(&[1, 3, 5, 4]);
+    let tall = net.add(Op::Reshape, &[0], &[1, 1, 15, 4]);
+    let (a, b) = (net.pool(tall), net.pool(tall));
+    let parts = [a, b].map(|v| net.add(Op::Reshape, &[v], &[15, 4]));
+    net.add(Op::Concat { axis: 0 }, &parts, &[30, 4]);
+    let (copies, got) = net.run();
+    assert_eq!((copies, got.len()), (0, 120));
+    assert_eq!(got[..60], got[60..]);
 }

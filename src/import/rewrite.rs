@@ -1,0 +1,147 @@
+//! tract's part of the work: it parses a model, finds types and shapes, folds constants and declutters.
+//!
+//! tract's own way to a typed model visits every node again and again until nothing new is found, three times over. That is
+//! what a network of open sizes needs; here the sizes of all inputs are settled, so that one walk in the order of evaluation
+//! tells all there is to know ([`infer`]). Where it does not, or fails, tract goes its own way, and says what is wrong.
+//!
+//! [`declutter`] runs tract's passes as its optimizer does, but leaves out those that have nothing to do on settled sizes,
+//! and a pass that nothing has changed for since it found nothing to do.
+
+use super::guard::{self, Trouble};
+use super::whole::IMPORTER;
+use std::collections::HashSet;
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::tract_core::internal::translator::Translate;
+use tract_onnx::tract_hir::tract_core::optim::Optimizer;
+
+/// Passes of tract's that are left out.
+///
+/// `ConcatThenEinsum` cuts a 1x1 convolution behind a Concat into one product per branch (googlenet: 38 products become 92).
+/// `ChangeAxes` moves and removes axes, and tries each axis of one element anew after every change: half of the import of a
+/// transformer. For lowering such an op is a view, and [`units`](crate::lower) gets out of the way those that matter. The
+/// others follow masks that are expressions of symbols.
+const LEFT_OUT: [&str; 5] = ["ChangeAxes", "ConcatThenEinsum", "FoldUniformMask", "PropagateRoi", "PropagateUniformTdim"];
+
+/// The decluttered model.
+pub(super) fn decluttered(model: &ModelProto) -> Result<TypedModel, Trouble> {
+    let typed = guard::run(|| typed(parsed(model)?));
+    let typed = typed.or_else(|trouble| {
+        log::debug!("types and shapes do not follow in one walk: {}", trouble.what);
+        guard::run(|| {
+            let mut model = parsed(model)?;
+            model.analyse(false)?;
+            model.into_typed()
+        })
+    });
+    let mut typed = typed?;
+    guard::run(|| declutter(&mut typed))?;
+    Ok(typed)
+}
+
+fn parsed(model: &ModelProto) -> TractResult<InferenceModel> {
+    let parsed = IMPORTER.parse(model, None)?;
+    ensure!(parsed.unresolved_inputs.is_empty(), "nothing yields {:?}", parsed.unresolved_inputs);
+    Ok(parsed.model)
+}
+
+/// The model with types and shapes, if one walk finds them all.
+fn typed(mut model: InferenceModel) -> TractResult<TypedModel> {
+    for id in model.eval_order()? {
+        infer(&mut model, id).with_context(|| format!("at {}", model.node(id)))?;
+    }
+    Typed.translate_model(&model)
+}
+
+/// Finds types and shapes of a node's outputs; those of its inputs are known.
+fn infer(model: &mut InferenceModel, id: usize) -> TractResult<()> {
+    let node = model.node(id);
+    let known = |fact: &InferenceFact| fact.datum_type.is_concrete() && fact.shape.is_concrete();
+    if node.inputs.is_empty() && node.outputs.iter().all(|o| known(&o.fact)) {
+        return Ok(()); // an input or a constant
+    }
+    ensure!(node.op.observe_outlets(model, node)?.is_empty(), "it asks about other nodes");
+    // The op changes as it infers, and reads facts of the model it is in.
+    let dummy = model.create_dummy();
+    let mut op = std::mem::replace(&mut model.node_mut(id).op, dummy);
+    let (inputs, outputs) = model.node_facts(id)?;
+    let inferred = op.infer(inputs, outputs, tvec![])?.1;
+    for (slot, fact) in inferred.into_iter().enumerate() {
+        let outlet = OutletId::new(id, slot);
+        let fact = fact.unify(model.outlet_fact(outlet)?)?;
+        ensure!(known(&fact), "output {slot} stays open");
+        model.set_outlet_fact(outlet, fact)?;
+    }
+    model.node_mut(id).op = op;
+    let node = model.node(id);
+    ensure!(node.op.incorporate(model, node)?.is_none(), "it changes the network around it");
+    Ok(())
+}
+
+/// From a model whose types and shapes are known to a typed one, as tract does it.
+#[derive(Debug)]
+struct Typed;
+
+impl Translate<InferenceFact, Box<dyn InferenceOp>, TypedFact, Box<dyn TypedOp>> for Typed {
+    fn translate_node(
+        &self,
+        source: &InferenceModel,
+        node: &InferenceNode,
+        target: &mut TypedModel,
+        mapping: &HashMap<OutletId, OutletId>,
+    ) -> TractResult<TVec<OutletId>> {
+        let value = |fact: &InferenceFact| fact.value.concretize();
+        let values: Option<TVec<_>> = node.outputs.iter().map(|o| value(&o.fact)).collect();
+        // An input stays one, and what has a state keeps it, even where the value is known.
+        let constant = values.filter(|_| !InferenceModel::is_source(&node.op));
+        let stateless = || Ok::<_, TractError>(node.op.state(&EvalContext::out_of_plan())?.is_none());
+        if let Some(values) = constant
+            && stateless()?
+        {
+            let values = values.into_iter().enumerate();
+            return values.map(|(slot, value)| target.add_const(format!("{}.{slot}", node.name), value)).collect();
+        }
+        let outputs = node.op.to_typed(source, node, target, mapping)?;
+        for &output in &outputs {
+            target.outlet_fact(output)?.consistent()?;
+        }
+        Ok(outputs)
+    }
+}
+
+/// Runs tract's passes over a model until none finds anything to do.
+fn declutter(model: &mut TypedModel) -> TractResult<()> {
+    let mut optimizer = Optimizer::declutter();
+    optimizer.passes.retain(|pass| !LEFT_OUT.iter().any(|name| format!("{pass:?}").starts_with(name)));
+    let mut session = optimizer.session(); // for the bodies of loops
+    let _proofs = model.symbols.proof_cache_session();
+    let mut passes = optimizer.passes.clone();
+    // Per pass: how many changes there had been when it found nothing more to do.
+    let mut done: Vec<Option<usize>> = vec![None; passes.len()];
+    let (mut changes, mut once) = (0, HashSet::new());
+    model.compact()?;
+    while done.iter().any(|&d| d != Some(changes)) {
+        for (pass, done) in passes.iter_mut().zip(&mut done) {
+            while *done != Some(changes) {
+                let before = changes;
+                pass.reset()?;
+                while let Some(mut patch) = pass.next(&mut session, model)? {
+                    if patch.dont_apply_twice.take().is_some_and(|name| !once.insert(name)) {
+                        continue;
+                    }
+                    patch.apply(model)?;
+                    changes += 1;
+                }
+                pass.run_direct(model)?;
+                if changes == before {
+                    *done = Some(changes);
+                } else {
+                    model.compact()?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
