@@ -9,13 +9,12 @@ use crate::graph::{Node, Op, ValueId};
 
 /// Rewrites the whole graph.
 pub(super) fn run(net: &mut Net) {
-    let (mut i, mut moved) = (0, vec![]);
+    let mut i = 0;
     while i < net.graph.nodes.len() {
-        let nodes = behind(net, i, &moved).or_else(|| joined(net, i));
+        let nodes = behind(net, i).or_else(|| joined(net, i));
         if let Some(nodes) = nodes {
             // The last one is the reshape; a node that reads it may go before it, too.
             let n = nodes.len();
-            moved.extend(nodes[n - 1].inputs.iter().flatten());
             net.graph.nodes.splice(i..i + 1, nodes);
             net.index();
             i += n - 1;
@@ -53,16 +52,26 @@ fn sizes(dims: &[usize]) -> impl Iterator<Item = usize> {
     axes(dims).map(|(_, d)| d)
 }
 
-/// An element-wise node that reads a reshaped product: it moves before the reshape. `moved` are nodes that have.
-fn behind(net: &mut Net, i: usize, moved: &[ValueId]) -> Option<Vec<Node>> {
+/// Whether a value is a product, or element-wise nodes of one, which alone read what is before them.
+fn is_product(net: &Net, v: ValueId) -> bool {
+    let Some(node) = net.node_of(v) else { return false };
+    match node.op {
+        Op::Conv { .. } | Op::ConvTranspose { .. } | Op::EinSum { .. } => true,
+        Op::Unary(..) | Op::Binary(_) => node
+            .inputs
+            .iter()
+            .flatten()
+            .any(|&x| net.only_reader(x).is_some() && net.dims(x) == net.dims(v) && is_product(net, x)),
+        _ => false,
+    }
+}
+
+/// An element-wise node that reads a reshaped product: it moves before the reshape.
+fn behind(net: &mut Net, i: usize) -> Option<Vec<Node>> {
     let node = net.graph.nodes[i].clone();
     let (Op::Unary(..) | Op::Binary(_), &[Some(out)]) = (&node.op, &node.outputs[..]) else { return None };
     let inputs: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
-    let product = |x: ValueId| {
-        let maker = net.node_of(x).map(|n| &n.op);
-        matches!(maker, Some(Op::Conv { .. } | Op::ConvTranspose { .. } | Op::EinSum { .. })) || moved.contains(&x)
-    };
-    let found = |v: ValueId| reshaped(net, v).filter(|&x| product(x) && net.dims(v) == net.dims(out));
+    let found = |v: ValueId| reshaped(net, v).filter(|&x| is_product(net, x) && net.dims(v) == net.dims(out));
     let (slot, x) = inputs.iter().enumerate().find_map(|(slot, &v)| Some((slot, found(v)?)))?;
     let (from, to) = (net.dims(out).to_vec(), net.dims(x).to_vec());
     let mut nodes = vec![];
