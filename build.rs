@@ -6,7 +6,8 @@ fn main() {
     // The ONNX front end is full of tables of functions: 69,000 addresses, which the loader writes before `main` where a program may
     // lie anywhere. At a fixed place the linker has written them. Stack, heap and libraries stay where chance puts them.
     // What runs once at the start, or hardly ever, is put together, so that its pages are not in between those of the rest.
-    if target("OS") == "linux" && target("ENV") == "gnu" {
+    let is_static = target("FEATURE").split(',').any(|feature| feature == "crt-static");
+    if target("ARCH") == "x86_64" && target("OS") == "linux" && target("ENV") == "gnu" && !is_static {
         println!("cargo:rustc-link-arg-bin=kiln=-no-pie");
         println!("cargo:rustc-link-arg-bin=kiln=-Wl,-z,keep-text-section-prefix");
     }
