@@ -24,10 +24,10 @@ pub(super) fn suits<V: F32s>(block: &RowBlock<'_>) -> bool {
     block.rows > 1 && takes::<V>(block.end, run)
 }
 
-/// Whether [`suits`] takes blocks of some rows, with so many columns and steps side by side.
+/// Whether [`suits`] takes blocks of some rows, with so many columns and steps side by side, if there are any.
 #[inline(always)]
 pub(super) fn takes<V: F32s>(columns: usize, run: usize) -> bool {
-    V::FOLDS && columns <= COLUMNS && run.is_multiple_of(V::LANES / COLUMNS)
+    V::FOLDS && columns <= COLUMNS && run > 0 && run.is_multiple_of(V::LANES / COLUMNS)
 }
 
 /// Computes a block that [`suits`].
