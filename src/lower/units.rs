@@ -16,8 +16,10 @@ pub(super) fn run(net: &mut Net) {
             // The last one is the reshape; a node that reads it may go before it, too.
             let n = nodes.len();
             net.graph.nodes.splice(i..i + 1, nodes);
-            net.index();
-            i += n - 1;
+            // Reshapes that nobody reads any more, all of them before this node, would count as readers.
+            let len = net.graph.nodes.len();
+            net.tidy();
+            i = i + n - 1 - (len - net.graph.nodes.len());
         }
         i += 1;
     }
