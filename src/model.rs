@@ -122,8 +122,6 @@ pub struct Compiled {
     pub fixed: Vec<String>,
     /// Which program of the image a session is of at first.
     program: usize,
-    /// Whether the image states its weights' checksum.
-    sealed: bool,
 }
 
 impl Compiled {
@@ -335,6 +333,7 @@ impl Model {
     /// use for.
     pub(crate) fn ready(&self, given: &[Given], sealed: bool) -> Result<Arc<Compiled>, ModelError> {
         self.fits(given)?;
+        let _ = sealed; // of an image that was opened, all is stated
         match &self.source {
             Source::Image(image) => programs::compiled(image, given).map(Arc::new),
             #[cfg(feature = "onnx")]

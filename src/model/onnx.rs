@@ -46,7 +46,8 @@ pub(super) struct Onnx {
     path: PathBuf,
     options: Options,
     signature: Signature,
-    kept: Mutex<Vec<(Key, Arc<Compiled>)>>,
+    /// With whether the image states its weights' checksum.
+    kept: Mutex<Vec<(Key, bool, Arc<Compiled>)>>,
 }
 
 fn ports(declared: &[import::Declared]) -> Vec<Port> {
@@ -94,11 +95,11 @@ impl Onnx {
         let known = given.iter().filter_map(|g| Some((g.name.clone(), (g.dtype, g.dims.clone(), g.bytes.clone()?))));
         let all = Key { shapes: key.shapes.clone(), values: known.collect() };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let serves = |(k, form): &(Key, Arc<Compiled>)| (*k == key || *k == all) && (form.sealed || !sealed);
+        let serves = |(k, is_sealed, _): &(Key, bool, _)| (*k == key || *k == all) && (*is_sealed || !sealed);
         if let Some(i) = kept.iter().position(serves) {
             let found = kept.remove(i);
             kept.push(found.clone());
-            return Ok(found.1);
+            return Ok(found.2);
         }
         let symbols = self.symbols(given)?;
         let compiled = match self.compile(&key, symbols.clone(), sealed) {
@@ -113,7 +114,7 @@ impl Onnx {
         if kept.len() == KEPT {
             kept.remove(0);
         }
-        kept.push((key, compiled.clone()));
+        kept.push((key, sealed, compiled.clone()));
         Ok(compiled)
     }
 
@@ -211,7 +212,7 @@ impl Onnx {
         log::debug!("planned, and weights packed, in {:?}", start.elapsed());
         let how = lowered.report.into_iter().map(|op| How { how: op.how, why: op.why }).collect();
         let fixed = key.values.keys().cloned().collect();
-        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed, program: 0, sealed })
+        Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed, program: 0 })
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn compiled(image: &Arc<OwnedImage>, given: &[Given]) -> Result<Compi
     };
     // Of the others there is nothing to tell, and it would take time.
     let report = if given.is_empty() { plan::report_of(&view) } else { plan::report_of_program(&view, program) };
-    Ok(Compiled { image: image.clone(), report, how: Vec::new(), externs: Vec::new(), fixed: Vec::new(), program, sealed: true })
+    Ok(Compiled { image: image.clone(), report, how: Vec::new(), externs: Vec::new(), fixed: Vec::new(), program })
 }
 
 /// The sizes of an axis in several programs, each with its name: one number, or the symbol that the names say it follows.
