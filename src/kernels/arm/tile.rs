@@ -57,7 +57,7 @@ pub fn row_block(block: &RowBlock<'_>) {
 fn at_offsets(block: &RowBlock<'_>) {
     use super::super::shallow::DEPTH;
     let mut table = [const { MaybeUninit::uninit() }; ROWS * DEPTH];
-    let segments = block.depth / block.run;
+    let segments = block.depth.checked_div(block.run).unwrap_or(0); // sums of no terms have no runs
     let mut entries = table.iter_mut();
     for segment in 0..segments {
         // SAFETY: there is an offset for each step of the depth, and a pointer for each row.
