@@ -5,7 +5,8 @@
 //! 2. [`wide`], [`dynamic`], [`unroll`], [`spatial`], [`einsum`]: what no kernel computes (narrow types, weights that are computed, windows
 //!    over three axes, sums of products that are no matrix product) is put in terms of what they do.
 //! 3. [`rewrite`]: functions that exporters spell out (GELU, hard-swish, means, batch norms) become one node again.
-//!    Axes of one element go out of the way of products and joins ([`units`]). Quantisation that is left becomes arithmetic ([`quantised`]); what it said of inputs and outputs has been kept.
+//!    Axes of one element go out of the way of products and joins ([`units`]). Quantisation that is left becomes arithmetic
+//!    ([`quantised`]); what it said of inputs and outputs has been kept.
 //! 4. [`group`]: nodes that run as one op are found: epilogues of products, chains of element-wise nodes, attention.
 //! 5. Each group becomes an op, in [`gemm`], [`conv`], [`pool`], [`map`], [`reduce`], [`data`], [`index`], [`recurrent`],
 //!    [`attention`]; [`builder`] keeps the books. No pass deals with channels-first against channels-last: values carry
