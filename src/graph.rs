@@ -288,6 +288,19 @@ pub enum Op {
         /// The maximum instead of the mean.
         max: bool,
     },
+    /// Where a mask is true: input `bool`, `[n]`; outputs the indices of its true elements in ascending order (`i64`,
+    /// `[bound]`, `bound <= n`) and how many they are, at the most `bound` (`i64`, `[1]`). The places behind them repeat the
+    /// last index; without a true element they are zero.
+    NonZero,
+    /// Boxes by descending score, per picture and class, that overlap none kept before them by more than a share of their
+    /// union (ONNX's NonMaxSuppression). Inputs boxes `[batch, boxes, 4]`, scores `[batch, classes, boxes]`, how many a class
+    /// keeps (`i64`, `[1]`), the share (`f32`, `[1]`; absent: 0), the score that a box must exceed (`f32`, `[1]`; absent:
+    /// any). Outputs rows of (picture, class, box) (`i64`, `[bound, 3]`) and how many there are, at the most `bound` (`i64`,
+    /// `[1]`). The rows behind them repeat the last; without a box they are zero.
+    NonMaxSuppression {
+        /// Boxes are (x centre, y centre, width, height), not two corners (y, x, y, x).
+        centred: bool,
+    },
     /// Sums (or products) of all elements up to each, along one axis.
     Cumulate {
         /// The axis.
@@ -346,6 +359,18 @@ pub struct Node {
     pub recipe: Option<u32>,
 }
 
+/// An axis of an output whose length a run decides: its size in `dims` is the most. The output's elements, in row-major order by
+/// their actual sizes, stand at its beginning; what lies behind them means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// Number of the output in [`Graph::outputs`].
+    pub output: usize,
+    /// The axis.
+    pub axis: usize,
+    /// The length, when the run is over: `i64`, `[1]`.
+    pub count: ValueId,
+}
+
 /// A network.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -357,6 +382,8 @@ pub struct Graph {
     pub inputs: Vec<ValueId>,
     /// Outputs, in the file's order, with their ONNX names.
     pub outputs: Vec<ValueId>,
+    /// Axes of outputs whose lengths a run decides.
+    pub lengths: Vec<Length>,
     /// `metadata_props` of the file.
     pub metadata: Vec<(String, String)>,
 }

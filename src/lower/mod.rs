@@ -178,6 +178,7 @@ fn single(b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
         Op::BatchNorm { .. } => Err("its parameters are computed at run time".into()),
         Op::EinSum { .. } => Err("it is no product of two matrices of float32".into()),
         Op::Unary(..) | Op::Binary(_) | Op::Select | Op::Cast => Err("it needs too many registers".into()),
+        Op::NonZero | Op::NonMaxSuppression { .. } => Err("it has no record".into()),
         Op::Quantize { .. } | Op::Dequantize { .. } => Err("this form of quantisation has no native form yet".into()),
     }
 }

@@ -18,7 +18,7 @@ struct Sketch {
 impl Sketch {
     fn new(dims: &[usize]) -> Sketch {
         let x = Value { name: "x".into(), dtype: DType::F32, dims: dims.to_vec(), constant: None };
-        let graph = Graph { values: vec![x], nodes: vec![], inputs: vec![ValueId(0)], outputs: vec![], metadata: vec![] };
+        let graph = Graph { values: vec![x], nodes: vec![], inputs: vec![ValueId(0)], outputs: vec![], ..Graph::default() };
         Sketch { graph }
     }
 

@@ -182,7 +182,7 @@ mod tests {
             recipe: Some(7),
         };
         let values = vec![value("x", dtype), value("y", out)];
-        Net::new(Graph { values, nodes: vec![node], inputs: vec![ValueId(0)], outputs: vec![ValueId(1)], metadata: vec![] })
+        Net::new(Graph { values, nodes: vec![node], inputs: vec![ValueId(0)], outputs: vec![ValueId(1)], ..Graph::default() })
     }
 
     fn ops(net: &Net) -> Vec<String> {
