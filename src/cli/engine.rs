@@ -174,12 +174,12 @@ impl Session {
         self.session.reset();
     }
 
-    /// An output of the last run.
+    /// An output of the last run, in the shape that this run gave it.
     pub fn output(&self, name: &str) -> Result<Array> {
         let Some(tensor) = self.session.program().outputs().find(|t| t.name() == name) else {
             return Err(Failure::new(format!("the compiled model has no output \"{name}\"")));
         };
-        let dims = tensor.dims().iter().map(|&d| d as usize).collect();
+        let dims = self.session.output_dims(name)?.iter().map(|&d| d as usize).collect();
         Ok(Array { dtype: tensor.dtype(), dims, bytes: self.session.output_bytes(name)?.to_vec() })
     }
 

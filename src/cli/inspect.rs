@@ -3,6 +3,7 @@
 use super::array::shape;
 use super::engine::Engine;
 use super::{Failure, ModelArgs, Result, npz};
+use crate::image::Tensor;
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -25,6 +26,15 @@ pub struct InspectArgs {
     json: bool,
 }
 
+/// Sizes as people read them; `<=` before one that a run decides.
+fn sizes(t: &Tensor<'_>) -> String {
+    let size = |(axis, d): (usize, &u32)| format!("{}{d}", if t.is_bounded(axis) { "<=" } else { "" });
+    match t.dims() {
+        [] => shape(&[]),
+        dims => dims.iter().enumerate().map(size).collect::<Vec<_>>().join("x"),
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
     let given = args.inputs.as_ref().map_or(Ok(Vec::new()), |path| npz::read_npz(path))?;
@@ -36,8 +46,12 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
     let program = compiled.program();
     let how = |i: usize| compiled.how.get(i).map_or(("", ""), |h| (&h.how, &h.why));
     if args.json {
-        let tensor = |t: crate::image::Tensor<'_>| {
+        let tensor = |t: Tensor<'_>| {
             let mut said = json!({ "name": t.name(), "dtype": t.dtype().name(), "shape": t.dims() });
+            let bounded: Vec<usize> = (0..t.dims().len()).filter(|&axis| t.is_bounded(axis)).collect();
+            if !bounded.is_empty() {
+                said["bounded_axes"] = json!(bounded);
+            }
             if let Some(q) = t.quantisation() {
                 said["quantisation"] = json!({ "scale": q.scale, "zero_point": q.zero_point });
             }
@@ -65,9 +79,8 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
         return Ok(0);
     }
     for (what, t) in program.inputs().map(|t| ("input ", t)).chain(program.outputs().map(|t| ("output", t))) {
-        let dims: Vec<usize> = t.dims().iter().map(|&d| d as usize).collect();
         let scale = t.quantisation().map(|q| format!(", {} at zero, scale {}", q.zero_point, q.scale));
-        writeln!(out, "{what}  {}  {} {}{}", t.name(), t.dtype(), shape(&dims), scale.unwrap_or_default())?;
+        writeln!(out, "{what}  {}  {} {}{}", t.name(), t.dtype(), sizes(&t), scale.unwrap_or_default())?;
     }
     writeln!(out, "\n{:>4}  {:<10} {:>14} {:>12}  nodes", "op", "kind", "MACs", "weights")?;
     for (i, op) in main.ops.iter().enumerate() {

@@ -10,6 +10,7 @@
 pub mod context;
 #[cfg(feature = "std")]
 mod crew;
+mod lengths;
 #[cfg(feature = "alloc")]
 pub mod owned;
 #[cfg(feature = "std")]

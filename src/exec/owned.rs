@@ -6,7 +6,7 @@ use crate::aligned::AlignedBytes;
 use crate::error::{Error, Kind, Result};
 use crate::image::{Image, Program};
 use crate::ops::{Entry, Externs};
-use crate::tensor::Element;
+use crate::tensor::{Element, Shape};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -208,6 +208,14 @@ impl OwnedSession {
     /// As [`Session::output_bytes`].
     pub fn output_bytes(&self, key: impl Key) -> Result<&[u8]> {
         self.session.output_bytes(key)
+    }
+
+    /// See [`Session::output_dims`].
+    ///
+    /// # Errors
+    /// As [`Session::output_dims`].
+    pub fn output_dims(&self, key: impl Key) -> Result<Shape> {
+        self.session.output_dims(key)
     }
 
     /// See [`Session::run`].

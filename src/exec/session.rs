@@ -320,15 +320,18 @@ impl<'a> Session<'a> {
         unsafe { self.arena.add(t.offset as usize) }
     }
 
-    /// The output of this name or position.
+    /// The output of this name or position. Of one whose length a run decides, the elements that are there, in row-major order by
+    /// [their sizes](Session::output_dims).
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::DType`]; [`Kind::InputMissing`] when no run has been made since an input was written.
     pub fn output<T: Element>(&self, key: impl Key) -> Result<&[T]> {
-        let t = self.find_output(key)?;
+        let (number, t) = self.find_output(key)?;
         same_type::<T>(t)?;
-        // SAFETY: a checked tensor: inside its memory, aligned for its type and initialised; any bits are a `T`.
-        Ok(unsafe { core::slice::from_raw_parts(self.address(t).cast(), t.elements()) })
+        let elements = self.elements(number, t);
+        // SAFETY: a checked tensor: inside its memory, aligned for its type and initialised; any bits are a `T`. No axis is longer
+        // than its size, so these are no more elements than it has.
+        Ok(unsafe { core::slice::from_raw_parts(self.address(t).cast(), elements) })
     }
 
     /// As [`Session::output`], as bytes.
@@ -336,19 +339,26 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::InputMissing`].
     pub fn output_bytes(&self, key: impl Key) -> Result<&[u8]> {
-        let t = self.find_output(key)?;
-        // SAFETY: as in `output`.
-        Ok(unsafe { core::slice::from_raw_parts(self.address(t), t.elements() * t.dtype().size()) })
+        let (number, t) = self.find_output(key)?;
+        let bytes = self.elements(number, t) * t.dtype().size();
+        Ok(&self.bytes(t)[..bytes])
     }
 
-    fn find_output(&self, key: impl Key) -> Result<&'a TensorRecord> {
+    /// An output's tensor and its number, when a run is over.
+    pub(super) fn find_output(&self, key: impl Key) -> Result<(u32, &'a TensorRecord)> {
         let numbers = self.program.output_numbers();
         let found = key.find(&self.program, numbers);
         let i = found.ok_or(Error::new(Kind::NotFound, "the program has no such output"))?;
         if !self.done {
             return Err(Error::new(Kind::InputMissing, "outputs are there after a run and before an input is written again"));
         }
-        Ok(&self.program.tensors()[numbers[i] as usize])
+        Ok((numbers[i], &self.program.tensors()[numbers[i] as usize]))
+    }
+
+    /// The bytes of a tensor of its program, all that its sizes say.
+    pub(super) fn bytes(&self, t: &'a TensorRecord) -> &[u8] {
+        // SAFETY: as in `output`.
+        unsafe { core::slice::from_raw_parts(self.address(t), t.elements() * t.dtype().size()) }
     }
 
     fn address(&self, t: &TensorRecord) -> *const u8 {

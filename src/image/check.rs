@@ -5,6 +5,8 @@
 //! * every tensor lies inside the weights or the arena, aligned for its type and with slack behind, and holds its elements;
 //! * state lies in the arena's first bytes and nothing else does;
 //! * inputs, and every op's outputs, are in the arena;
+//! * where a run decides the length of an output's axis, the output has such an axis, said once, and a tensor of the program holds
+//!   the length, one `i64` (what it is, no run can be trusted with: the session takes it for no more than the axis has);
 //! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
 //! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands;
 //! * the multiply-accumulates that a program states are the sum of its ops', so whoever bounds the work of what it runs by
@@ -160,8 +162,8 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
     };
     // What saturates is more than any image has.
     let ports = record.inputs.saturating_add(record.outputs);
-    let Some(lists) = part(image.lists, record.lists, ports.saturating_add(record.quantised.saturating_mul(3))) else {
-        return bad("a program's inputs, outputs and quantised tensors are not in the lists");
+    let Some(lists) = part(image.lists, record.lists, ports.saturating_add(record.records())) else {
+        return bad("a program's inputs, outputs and what is said of them are not in the lists");
     };
     let Some(ops) = part(image.ops, record.ops_offset, record.ops_bytes) else {
         return bad("a program's ops are not in their section");
@@ -186,12 +188,35 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
             return Err(Error::new(Kind::BadImage, "an input lies in the weights").at(Where::Tensor(number)));
         }
     }
+    lengths(record, tensors, lists)?;
     let mut rest = Ops::of(ops);
     for i in 0..record.ops {
         op(record, tensors, image.header.alignment, &mut rest, rules).map_err(|e| e.at(Where::Op(i)))?;
     }
     if !rest.rest().is_empty() {
         return bad_at(image.header.sections[3].offset as usize, "bytes follow a program's last op");
+    }
+    Ok(())
+}
+
+/// Lengths that a run decides: how much of an output there is to read hangs on them.
+fn lengths(record: &ProgramRecord, tensors: &[TensorRecord], lists: &[u32]) -> Result<()> {
+    let (ports, records) = lists.split_at(lists.len() - 3 * record.lengths as usize);
+    let outputs = &ports[record.inputs as usize..][..record.outputs as usize];
+    let mut last = None;
+    for &[number, axis, count] in records.as_chunks::<3>().0 {
+        let of = |what| Err(Error::new(Kind::BadImage, what).at(Where::Tensor(number)));
+        // A program's outputs are its tensors, by now.
+        if !outputs.contains(&number) || axis >= tensors[number as usize].rank as u32 {
+            return of("a length is of no output's axis");
+        }
+        if !tensors.get(count as usize).is_some_and(|t| t.dtype == DType::I64 as u8 && t.elements() == 1) {
+            return of("a length stands in no tensor of one int64");
+        }
+        if last.is_some_and(|last| last >= (number, axis)) {
+            return of("the lengths of axes are not in order, or one is said twice");
+        }
+        last = Some((number, axis));
     }
     Ok(())
 }

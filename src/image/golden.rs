@@ -10,7 +10,8 @@ use super::layout::Place;
 const PREFIX: &str = "kiln.golden/";
 
 impl<'a> Program<'a> {
-    /// The golden value of an input or output: as many bytes as it has, aligned as the image is.
+    /// The golden value of an input or output: as many bytes as it has (of an output whose length a run decides, as many as that
+    /// run gave it), aligned as the image is.
     pub fn golden(&self, name: &str) -> Option<&'a [u8]> {
         let number = (0..self.tensors.len() as u32).find(|&t| self.tensor(t).name().strip_prefix(PREFIX) == Some(name))?;
         let record = &self.tensors[number as usize];
@@ -28,8 +29,9 @@ mod writing {
     use crate::aligned::AlignedBytes;
     use crate::image::layout::{Place, TensorRecord};
     use crate::image::write::{self, OpParts, Parts, ProgramParts};
-    use crate::image::{Image, Program};
+    use crate::image::{Image, Program, Tensor};
     use crate::program::SLACK;
+    use crate::tensor::MAX_RANK;
     use alloc::format;
     use alloc::string::{String, ToString};
     use alloc::vec::Vec;
@@ -50,13 +52,18 @@ mod writing {
                 return Err(format!("the program has neither an input nor an output \"{name}\""));
             };
             let needed = port.elements() * port.dtype().size();
-            if bytes.len() != needed {
+            let mut record = *port.record;
+            if bounded(&port, bytes.len()) {
+                // How many elements are there, not in which shape.
+                (record.rank, record.dims) = (1, [0; MAX_RANK]);
+                record.dims[0] = (bytes.len() / port.dtype().size()) as u32;
+            } else if bytes.len() != needed {
                 return Err(format!("\"{name}\" has {needed} bytes, its golden value {}", bytes.len()));
             }
             let start = end.next_multiple_of(alignment);
-            end = start + needed;
+            end = start + bytes.len();
             let offset = u32::try_from(start).map_err(|_| "the image would have more than its format's 4 GiB")?;
-            let record = TensorRecord { place: Place::Weights as u8, flags: 0, offset, bytes: needed as u32, ..*port.record };
+            let record = TensorRecord { place: Place::Weights as u8, flags: 0, offset, bytes: bytes.len() as u32, ..record };
             programs[0].tensors.push((record, Some(format!("{PREFIX}{name}"))));
             places.push(start);
         }
@@ -70,6 +77,14 @@ mod writing {
         }
         write::seal(&mut new);
         Ok(new)
+    }
+
+    /// Whether so many bytes can be an output whose length a run decides.
+    fn bounded(port: &Tensor<'_>, bytes: usize) -> bool {
+        let axes = || (0..port.dims().len()).zip(port.dims());
+        let row = axes().filter(|&(axis, _)| !port.is_bounded(axis)).fold(port.dtype().size(), |n, (_, &d)| n * d as usize);
+        let whole = port.elements() * port.dtype().size();
+        axes().any(|(axis, _)| port.is_bounded(axis)) && bytes <= whole && (bytes == 0 || bytes.is_multiple_of(row))
     }
 
     fn parts(program: &Program<'_>) -> ProgramParts {
@@ -89,6 +104,7 @@ mod writing {
             inputs: program.inputs.to_vec(),
             outputs: program.output_numbers().to_vec(),
             quantised: program.quantised().to_vec(),
+            lengths: program.lengths().to_vec(),
         }
     }
 }

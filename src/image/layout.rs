@@ -76,14 +76,17 @@ pub struct ProgramRecord {
     /// How many there are.
     pub ops: u32,
     /// Entry of the lists where the numbers of its input tensors start; those of its outputs follow, then a
-    /// [`QuantisedRecord`] for each quantised tensor.
+    /// [`QuantisedRecord`] for each quantised tensor, then a [`LengthRecord`] for each axis whose length a run decides.
     pub lists: u32,
     /// Number of inputs.
     pub inputs: u32,
     /// Number of outputs.
     pub outputs: u32,
     /// Number of quantised tensors.
-    pub quantised: u32,
+    pub quantised: u16,
+    /// Number of axes of outputs whose lengths a run decides. (Both numbers were one word, of which this half was zero: so images
+    /// that know of no such axes are the same as ever, and older builds refuse those that do.)
+    pub lengths: u16,
     /// Bytes of its arena, slack included.
     pub arena_bytes: u32,
     /// Bytes at the arena's start that are kept from run to run.
@@ -94,6 +97,13 @@ pub struct ProgramRecord {
     pub live_bytes: u32,
     /// Multiply-accumulates of one run, low half first: the sum of its ops' ([`Record::macs`](crate::program::Record::macs)).
     pub macs: [u32; 2],
+}
+
+impl ProgramRecord {
+    /// Entries of the lists that records take.
+    pub(super) fn records(&self) -> u32 {
+        3 * (self.quantised as u32 + self.lengths as u32)
+    }
 }
 
 /// How a tensor of a program is quantised: three entries of the lists.
@@ -113,6 +123,20 @@ impl QuantisedRecord {
     pub fn quantisation(&self) -> Quantisation {
         Quantisation { scale: self.scale, zero_point: self.zero_point }
     }
+}
+
+/// An axis of an output whose length a run decides: three entries of the lists. The size of the axis is the most; the output's
+/// elements, in row-major order by their actual sizes, stand at its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct LengthRecord {
+    /// The output's tensor. Records ascend by tensor, then axis; none has both of another.
+    pub tensor: u32,
+    /// The axis.
+    pub axis: u32,
+    /// The tensor that holds the length when the run is over: `i64`, one element. What is below 0 counts as 0, what is above the
+    /// size of the axis as that.
+    pub count: u32,
 }
 
 /// The start of an op: operands (one `u32` each, inputs first), then attributes follow.

@@ -21,7 +21,8 @@
 //! * **programs**: a [`ProgramRecord`] each: which tensors, ops and list entries are its own, and its memory.
 //! * **tensors**: a [`TensorRecord`] each: type, sizes, where it lies.
 //! * **lists**: per program the numbers (`u32`) of its input tensors, then of its outputs, then a [`QuantisedRecord`] for each
-//!   input and output whose integers stand for real numbers.
+//!   input and output whose integers stand for real numbers, then a [`LengthRecord`] for each axis of an output whose length a
+//!   run decides.
 //! * **ops**: an [`OpRecord`], operands (`u32` each, inputs then outputs, `u32::MAX` for an absent one), attributes; in the
 //!   order in which they run. What attributes mean is [`program`](crate::program)'s matter.
 //! * **metadata**: pairs of `u32`: where key and value stand among the strings.
@@ -49,7 +50,7 @@ use crate::error::{Error, Kind, Result};
 use crate::program::{self, OpKind, Rules, Tile};
 use crate::tensor::{DType, Quantisation};
 pub(crate) use hash::hash;
-use layout::{Header, OpRecord, ProgramRecord, QuantisedRecord, TensorRecord};
+use layout::{Header, LengthRecord, OpRecord, ProgramRecord, QuantisedRecord, TensorRecord};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The rules of all kinds of ops.
@@ -181,7 +182,7 @@ pub struct Program<'a> {
     record: &'a ProgramRecord,
     tensors: &'a [TensorRecord],
     inputs: &'a [u32],
-    /// Its outputs, then its quantised tensors.
+    /// Its outputs, then its quantised tensors, then lengths that a run decides.
     rest: &'a [u32],
     ops: &'a [u8],
     strings: &'a [u8],
@@ -196,7 +197,7 @@ impl<'a> Program<'a> {
             record,
             tensors: &image.tensors[part(record.first_tensor, record.tensors)],
             inputs: &image.lists[part(record.lists, record.inputs)],
-            rest: &image.lists[part(record.lists + record.inputs, record.outputs + 3 * record.quantised)],
+            rest: &image.lists[part(record.lists + record.inputs, record.outputs + record.records())],
             ops: &image.ops[part(record.ops_offset, record.ops_bytes)],
             strings: image.strings,
             weights: image.weights,
@@ -233,7 +234,8 @@ impl<'a> Program<'a> {
     /// # Panics
     /// If there is none.
     pub fn tensor(&self, number: u32) -> Tensor<'a> {
-        Tensor { record: &self.tensors[number as usize], strings: self.strings, number, quantised: self.quantised() }
+        let (quantised, lengths) = (self.quantised(), self.lengths());
+        Tensor { record: &self.tensors[number as usize], strings: self.strings, number, quantised, lengths }
     }
 
     /// All its tensors' records; operands are numbers of these.
@@ -252,7 +254,14 @@ impl<'a> Program<'a> {
     /// How its quantised tensors are quantised.
     pub fn quantised(&self) -> &'a [QuantisedRecord] {
         let words = self.rest.get(self.record.outputs as usize..).unwrap_or(&[]);
+        let words = words.get(..3 * self.record.quantised as usize).unwrap_or(&[]);
         <[QuantisedRecord]>::ref_from_bytes(words.as_bytes()).unwrap_or(&[])
+    }
+
+    /// Axes of its outputs whose lengths a run decides.
+    pub fn lengths(&self) -> &'a [LengthRecord] {
+        let words = self.rest.get(self.record.outputs as usize + 3 * self.record.quantised as usize..).unwrap_or(&[]);
+        <[LengthRecord]>::ref_from_bytes(words.as_bytes()).unwrap_or(&[])
     }
 
     /// Its ops, in the order in which they run.
@@ -311,6 +320,7 @@ pub struct Tensor<'a> {
     strings: &'a [u8],
     number: u32,
     quantised: &'a [QuantisedRecord],
+    lengths: &'a [LengthRecord],
 }
 
 impl<'a> Tensor<'a> {
@@ -330,12 +340,18 @@ impl<'a> Tensor<'a> {
         found.fits(self.dtype()).then_some(found) // a firmware's own check does not ask
     }
 
-    /// Its sizes, outermost first.
+    /// Its sizes, outermost first; of an axis that [is bounded](Tensor::is_bounded) the most.
     pub fn dims(&self) -> &'a [u32] {
         self.record.dims()
     }
 
-    /// Number of elements.
+    /// Whether a run decides the length of this axis, up to its size: [`Session::output_dims`](crate::Session::output_dims) says it
+    /// when the run is over.
+    pub fn is_bounded(&self, axis: usize) -> bool {
+        self.lengths.iter().any(|record| record.tensor == self.number && record.axis as usize == axis)
+    }
+
+    /// Number of elements; where an axis is bounded, the most.
     pub fn elements(&self) -> usize {
         self.record.elements()
     }

@@ -41,6 +41,8 @@ pub struct ProgramParts {
     pub outputs: Vec<u32>,
     /// Its quantised tensors, by ascending number.
     pub quantised: Vec<QuantisedRecord>,
+    /// Axes of its outputs whose lengths a run decides, by ascending tensor, then axis.
+    pub lengths: Vec<LengthRecord>,
 }
 
 /// What an image is made of, but for the weights' bytes.
@@ -113,7 +115,8 @@ pub fn unsealed(parts: &Parts) -> Result<AlignedBytes, String> {
             lists: lists.len() as u32,
             inputs: p.inputs.len() as u32,
             outputs: p.outputs.len() as u32,
-            quantised: p.quantised.len() as u32,
+            quantised: count(p.quantised.len(), "quantised tensors")?,
+            lengths: count(p.lengths.len(), "axes whose lengths a run decides")?,
             ..p.record
         });
         for (record, name) in &p.tensors {
@@ -122,6 +125,7 @@ pub fn unsealed(parts: &Parts) -> Result<AlignedBytes, String> {
         }
         lists.extend(p.inputs.iter().chain(&p.outputs));
         lists.extend(p.quantised.iter().flat_map(|q| [q.tensor, q.scale.to_bits(), q.zero_point as u32]));
+        lists.extend(p.lengths.iter().flat_map(|l| [l.tensor, l.axis, l.count]));
     }
     let metadata: Vec<[u32; 2]> = parts.metadata.iter().map(|(k, v)| [strings.add(k), strings.add(v)]).collect();
 
@@ -157,6 +161,11 @@ pub fn unsealed(parts: &Parts) -> Result<AlignedBytes, String> {
         image[section.offset as usize..][..bytes.len()].copy_from_slice(bytes);
     }
     Ok(image)
+}
+
+/// How many records a program has of a kind.
+fn count(n: usize, what: &str) -> Result<u16, String> {
+    u16::try_from(n).map_err(|_| alloc::format!("a program has {n} {what}: more than {}", u16::MAX))
 }
 
 fn weights_start(image: &[u8]) -> Option<usize> {

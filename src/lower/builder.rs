@@ -5,7 +5,7 @@ use super::layout::{Layout, join};
 use super::net::Net;
 use super::{ExternNode, OpReport};
 use crate::ModelError;
-use crate::graph::{Node, Op, ValueId};
+use crate::graph::{Length, Node, Op, ValueId};
 use crate::plan::draft::{self, Draft, OpDraft, Storage, Weight, WeightId};
 use crate::program::{self, OpKind, Record};
 use crate::tensor::{DType, MAX_RANK};
@@ -417,7 +417,7 @@ impl<'n> Builder<'n> {
         root.storage == Storage::Arena && view.layout.offset == 0 && root.bytes == bytes && root.dtype == view.dtype
     }
 
-    /// Makes the program's outputs: each a buffer of its own, row-major, with the ONNX name.
+    /// Makes the program's outputs: each a buffer of its own, row-major, with the ONNX name; and says what their lengths are.
     pub fn finish(&mut self) -> Result<(), String> {
         for &v in &self.net.graph.outputs {
             let (name, dims) = (self.net.name(v).to_string(), self.net.dims(v).to_vec());
@@ -435,6 +435,18 @@ impl<'n> Builder<'n> {
             value.name = name;
             value.dims = dims.iter().map(|&d| word(d)).collect::<Result<_, _>>()?;
             self.draft.outputs.push(view.root);
+        }
+        for &Length { output, axis, count } in &self.net.graph.lengths {
+            let name = self.net.name(count);
+            let whole = self.net.graph.outputs.get(output).is_some_and(|&v| axis < self.net.dims(v).len());
+            let one = self.net.dtype(count) == DType::I64 && self.net.dims(count).iter().product::<usize>() == 1;
+            if !whole || !one {
+                return Err(format!("\"{name}\" can't be the length of axis {axis} of output {output}"));
+            }
+            // One element is in row-major order wherever it lies, and may lie in a weight or an input too.
+            let view = self.view(count)?;
+            let count = self.operand(&view)?.ok_or_else(|| format!("\"{name}\" is not there"))?;
+            self.draft.lengths.push(draft::Length { output, axis: word(axis)?, count });
         }
         Ok(())
     }

@@ -102,6 +102,12 @@ pub fn lower(graph: Graph, options: &Options) -> Result<Lowered, ModelError> {
     rewrite::pads(&mut net);
     let quantised = quantised::ports(&net);
     if options.stream {
+        if let Some(length) = net.graph.lengths.first() {
+            return Err(ModelError::Call(format!(
+                "output \"{}\" has an axis whose length each run decides, so the model can't be a stream: compile it without --stream",
+                net.graph.outputs.get(length.output).map_or("?", |&v| net.name(v))
+            )));
+        }
         stream::run(&mut net)?;
         constant::fold(&mut net);
     }

@@ -73,8 +73,9 @@ impl Net {
         if self.constants[v.0].is_some() { None } else { self.producers[v.0] }
     }
 
+    /// Whether a value is wanted when the run is over: an output, or the length of one.
     pub fn is_output(&self, v: ValueId) -> bool {
-        self.graph.outputs.contains(&v)
+        self.graph.outputs.contains(&v) || self.graph.lengths.iter().any(|length| length.count == v)
     }
 
     /// The nodes that read a value.
@@ -146,7 +147,8 @@ impl Net {
     /// Removes nodes whose outputs nobody reads, and indexes the rest.
     pub fn tidy(&mut self) {
         let mut needed = vec![false; self.graph.values.len()];
-        for v in &self.graph.outputs {
+        let counts = self.graph.lengths.iter().map(|length| &length.count);
+        for v in self.graph.outputs.iter().chain(counts) {
             needed[v.0] = true;
         }
         let mut keep = vec![false; self.graph.nodes.len()];

@@ -19,9 +19,14 @@ pub(super) fn ports(image: &Image<'_>, outputs: bool) -> Vec<Port> {
             |other: &Tensor<'_>| (other.name(), other.dtype(), other.dims().len()) == (t.name(), t.dtype(), t.dims().len());
         let all = || image.programs().filter_map(|p| Some((p.name(), of(p, outputs, i).filter(same)?)));
         let alike = all().count() == image.programs().len();
-        let dim = |axis: usize| match alike {
+        let size = |axis: usize| match alike {
             true => axis_of(all().map(move |(name, t)| (name, t.dims()[axis])).collect::<Vec<_>>().into_iter()),
             false => Dim::Fixed(t.dims()[axis] as usize),
+        };
+        // No file says how long such an axis is, either.
+        let dim = |axis: usize| match size(axis) {
+            most if t.is_bounded(axis) => Dim::Symbol(format!("<={most}")),
+            size => size,
         };
         Port { name: t.name().into(), dtype: Some(t.dtype()), dims: Some((0..t.dims().len()).map(dim).collect()) }
     };

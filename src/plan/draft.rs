@@ -75,6 +75,18 @@ impl OpDraft {
     }
 }
 
+/// An axis of an output whose length a run decides, up to its size. The output's elements, in row-major order by their actual
+/// sizes, stand at its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// Number of the output in [`Draft::outputs`].
+    pub output: usize,
+    /// The axis.
+    pub axis: u32,
+    /// The length, when the run is over: one `i64`. It lives to the end, as outputs do.
+    pub count: ValueId,
+}
+
 /// A program: one entry point of a model.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
@@ -90,6 +102,8 @@ pub struct Draft {
     pub outputs: Vec<ValueId>,
     /// Inputs and outputs whose integers stand for real numbers.
     pub quantised: Vec<(ValueId, Quantisation)>,
+    /// Axes of outputs whose lengths a run decides.
+    pub lengths: Vec<Length>,
 }
 
 /// Writes a weight's bytes, in the layout that its op wants, into the image. Called once, by any

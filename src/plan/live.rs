@@ -1,8 +1,8 @@
 //! Which memory each value stands for, and when that memory is in use.
 //!
 //! A value that is a [view](Storage::View) lives in its root's memory, so a root is in use from the first write to any of
-//! its views to the last read of any. Time: 0 is before the run, when inputs are written; op `i` runs at `i + 1`; outputs
-//! are read at `ops + 1`. So that an input's memory can be used again once the input has been read, a run consumes
+//! its views to the last read of any. Time: 0 is before the run, when inputs are written; op `i` runs at `i + 1`; outputs,
+//! and what says how long they are, are read at `ops + 1`. So that an input's memory can be used again once the input has been read, a run consumes
 //! its inputs.
 //!
 //! Where an op allows it, its output takes over the memory of an input that dies there. The input must start its root, the
@@ -99,10 +99,12 @@ pub fn lives(draft: &Draft, alignment: u64) -> Result<Lives, PlanError> {
             touch(&mut roots, v, i as u32 + 1);
         }
     }
-    for &v in &draft.outputs {
+    let counts = draft.lengths.iter().map(|length| &length.count);
+    for &v in draft.outputs.iter().chain(counts) {
         let root = roots[homes[v.0 as usize].root];
         if root.memory == Memory::Arena && root.life.is_none() {
-            return Err(PlanError::Program(format!("nothing writes output \"{}\"", draft.values[v.0 as usize].name)));
+            let name = &draft.values[v.0 as usize].name;
+            return Err(PlanError::Program(format!("nothing writes \"{name}\", an output or the length of one")));
         }
         touch(&mut roots, v, end);
     }

@@ -17,7 +17,9 @@ mod tests;
 
 use crate::aligned::AlignedBytes;
 use crate::error::Where;
-use crate::image::layout::{MAX_ALIGNMENT, MIN_ALIGNMENT, Place, ProgramRecord, QuantisedRecord, STATE, TensorRecord};
+use crate::image::layout::{
+    LengthRecord, MAX_ALIGNMENT, MIN_ALIGNMENT, Place, ProgramRecord, QuantisedRecord, STATE, TensorRecord,
+};
 use crate::image::write::{self, OpParts, Parts, ProgramParts};
 use crate::image::{Image, OpView, Program};
 use crate::program::{self, NONE, OpKind, SLACK};
@@ -334,7 +336,22 @@ fn place_program(
     };
     let mut quantised: Vec<QuantisedRecord> = draft.quantised.iter().map(of).collect();
     quantised.sort_by_key(|record| record.tensor);
-    Ok((ProgramParts { name: draft.name.clone(), record, tensors, ops, inputs, outputs, quantised }, report))
+    let lengths = lengths(draft, &numbers)?;
+    Ok((ProgramParts { name: draft.name.clone(), record, tensors, ops, inputs, outputs, quantised, lengths }, report))
+}
+
+/// Records of the lengths that a run decides, each once, in their order.
+fn lengths(draft: &Draft, numbers: &[u32]) -> Result<Vec<LengthRecord>, PlanError> {
+    let of = |&draft::Length { output, axis, count }: &draft::Length| {
+        let Some(v) = draft.outputs.get(output) else {
+            return Err(PlanError::Program(format!("a length is of output {output}, of {}", draft.outputs.len())));
+        };
+        Ok(LengthRecord { tensor: numbers[v.0 as usize], axis, count: numbers[count.0 as usize] })
+    };
+    let mut lengths = draft.lengths.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+    lengths.sort();
+    lengths.dedup();
+    Ok(lengths)
 }
 
 /// A tensor's record and its name, if it has one.
@@ -349,7 +366,8 @@ fn tensors(
 ) -> Result<(Vec<Named>, Vec<u32>), PlanError> {
     let mut used = alloc::vec![false; draft.values.len()];
     let operands = draft.ops.iter().flat_map(|op| op.inputs.iter().chain(&op.outputs).flatten());
-    operands.chain(&draft.inputs).chain(&draft.outputs).for_each(|v| used[v.0 as usize] = true);
+    let counts = draft.lengths.iter().map(|length| &length.count);
+    operands.chain(&draft.inputs).chain(&draft.outputs).chain(counts).for_each(|v| used[v.0 as usize] = true);
     let mut named = alloc::vec![false; draft.values.len()];
     draft.inputs.iter().chain(&draft.outputs).for_each(|v| named[v.0 as usize] = true);
 

@@ -13,7 +13,7 @@ pub struct Life {
     pub offset: u32,
     /// Bytes.
     pub bytes: u32,
-    /// The first and the last op at which it is held: an input is from the start on, an output to the end, state throughout.
+    /// The first and the last op at which it is held: an input is from the start on, an output (and what says how long it is) to the end, state throughout.
     pub ops: (usize, usize),
     /// It is kept from run to run.
     pub state: bool,
@@ -34,6 +34,7 @@ pub fn lives(program: &Program<'_>) -> Vec<Life> {
     }
     program.input_numbers().iter().for_each(|&t| touch(t, 0));
     program.output_numbers().iter().for_each(|&t| touch(t, last));
+    program.lengths().iter().for_each(|length| touch(length.count, last));
     let lives = program.tensors().iter().zip(when).enumerate().filter_map(|(i, (t, ops))| {
         let state = t.flags & STATE != 0;
         let ops = if state { (0, last) } else { ops? };
