@@ -200,7 +200,7 @@ typedef struct kiln_tensor {
   uint32_t rank;
   // Sizes, `rank` of them, outermost first.
   const uint32_t *dims;
-  // Number of elements: the product of the sizes.
+  // Number of elements: the product of the sizes. The most, if there are `bounded_axes`.
   size_t elements;
   // Bytes: elements times the bytes of one.
   size_t bytes;
@@ -208,6 +208,9 @@ typedef struct kiln_tensor {
   float scale;
   // The integer that stands for zero, if it is quantised.
   int32_t zero_point;
+  // Axes of an output whose length each run decides, up to its size in `dims`: `1 << axis` for each. After a run,
+  // `kiln_session_output_dims` says what it is.
+  uint32_t bounded_axes;
 } kiln_tensor;
 
 // The ops that a session may use: as many as are needed, in any order, then null pointers.
@@ -365,11 +368,26 @@ void *kiln_session_input(struct kiln_session *session,
 
 // An output's `elements` elements of type `dtype`: they must be the output's.
 //
+// Of an output with axes whose length each run decides (`kiln_tensor.bounded_axes`) they are the most there can be, as
+// `kiln_tensor.elements` says; `kiln_session_output_dims` says how many of them are there.
+//
 // Outputs are there after a run and until an input is next asked for; the pointer is valid as long.
 //
 // Returns null for an output past the last, another type or number of elements, or when no run has been made since an
 // input was asked for; `kiln_session_error` then says which.
 const void *kiln_session_output(struct kiln_session *session, uint32_t output, kiln_dtype dtype, size_t elements);
+
+// The sizes that an output has after this run, `rank` of them, outermost first: `rank` must be the output's, and `dims` have room
+// for as many. They are those of `kiln_image_output`, but for axes whose length each run decides (`kiln_tensor.bounded_axes`):
+// of these the output has fewer elements, maybe none, and they stand one behind the other at its beginning, the last axis
+// fastest, by the sizes given here.
+//
+// Returns `KILN_NOT_FOUND` for an output past the last, `KILN_WRONG_SIZE` for another rank, `KILN_INPUT_MISSING` when no run
+// has been made since an input was asked for, `KILN_NULL`, `KILN_MISALIGNED` (`dims` too), `KILN_NOT_INITIALIZED`.
+kiln_status kiln_session_output_dims(struct kiln_session *session,
+                                     uint32_t output,
+                                     uint32_t rank,
+                                     uint32_t *dims);
 
 // Runs the program once.
 //

@@ -83,8 +83,15 @@ fn run(image: &Image<'_>, isa: Isa) -> bool {
     }
     // An error of the run is an answer too.
     let ran = session.run();
-    for i in 0..program.outputs().len() {
-        assert_eq!(session.output_bytes(i).is_ok(), ran.is_ok());
+    for (i, t) in program.outputs().enumerate() {
+        let Ok(bytes) = session.output_bytes(i) else {
+            assert!(ran.is_err() && session.output_dims(i).is_err());
+            continue;
+        };
+        // Whatever stands in a count, what is given is what its sizes say, and no more than the tensor has.
+        let dims = session.output_dims(i).unwrap();
+        assert!(ran.is_ok() && dims.len() == t.dims().len() && dims.iter().zip(t.dims()).all(|(d, most)| d <= most));
+        assert_eq!(bytes.len(), dims.iter().fold(t.dtype().size(), |n, &d| n.saturating_mul(d as usize)));
     }
     let end = GUARD + program.arena_bytes();
     assert!(memory[..GUARD].iter().chain(&memory[end..]).all(|&b| b == 0x5a), "a run wrote outside of its arena");
@@ -129,6 +136,13 @@ fn mutated_images_are_refused_or_run() {
 fn mutated_images_of_ops_by_indices_are_refused_or_run() {
     let count = mutations(20_000);
     let [passed, ran] = storm(&common::indexed().image, count, &mut Random(0x2468_ace0_1357_9bdf));
+    assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
+}
+
+#[test]
+fn mutated_images_of_outputs_whose_lengths_a_run_decides_are_refused_or_run() {
+    let count = mutations(20_000);
+    let [passed, ran] = storm(&common::lengths().image, count, &mut Random(0x0246_8ace_1357_9bdf));
     assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
 }
 

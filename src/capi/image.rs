@@ -137,7 +137,7 @@ pub struct kiln_tensor {
     pub rank: u32,
     /// Sizes, `rank` of them, outermost first.
     pub dims: *const u32,
-    /// Number of elements: the product of the sizes.
+    /// Number of elements: the product of the sizes. The most, if there are `bounded_axes`.
     pub elements: usize,
     /// Bytes: elements times the bytes of one.
     pub bytes: usize,
@@ -145,6 +145,9 @@ pub struct kiln_tensor {
     pub scale: f32,
     /// The integer that stands for zero, if it is quantised.
     pub zero_point: i32,
+    /// Axes of an output whose length each run decides, up to its size in `dims`: `1 << axis` for each. After a run,
+    /// `kiln_session_output_dims` says what it is.
+    pub bounded_axes: u32,
 }
 
 impl From<Tensor<'static>> for kiln_tensor {
@@ -159,6 +162,7 @@ impl From<Tensor<'static>> for kiln_tensor {
             bytes: t.elements() * t.dtype().size(),
             scale: quantisation.map_or(0.0, |q| q.scale),
             zero_point: quantisation.map_or(0, |q| q.zero_point),
+            bounded_axes: (0..t.dims().len()).filter(|&axis| t.is_bounded(axis)).fold(0, |axes, axis| axes | 1 << axis),
         }
     }
 }

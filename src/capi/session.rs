@@ -8,6 +8,7 @@ use super::{aligned, tag};
 use crate::error::{Error, Kind, Where};
 use crate::exec::{Budget, Host, Session};
 use crate::image::Tensor;
+use crate::tensor::Shape;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut};
@@ -71,6 +72,17 @@ impl State {
         let &number = program.output_numbers().get(output as usize).ok_or(missing)?;
         expect(program.tensor(number), number, dtype, elements)?;
         Ok(self.session.output_bytes(output as usize)?.as_ptr().cast())
+    }
+
+    fn output_dims(&self, output: u32, rank: u32) -> Outcome<Shape> {
+        let program = *self.session.program();
+        let missing = Error::new(Kind::NotFound, "the program has no output of that number");
+        let &number = program.output_numbers().get(output as usize).ok_or(missing)?;
+        if program.tensor(number).dims().len() != rank as usize {
+            let other = Error::new(Kind::Shape, "the output has another number of axes than the call says");
+            return Err(other.at(Where::Tensor(number)).into());
+        }
+        Ok(self.session.output_dims(output as usize)?)
     }
 
     /// Keeps the error of a call that failed.
@@ -180,6 +192,9 @@ pub unsafe extern "C" fn kiln_session_input(
 
 /// An output's `elements` elements of type `dtype`: they must be the output's.
 ///
+/// Of an output with axes whose length each run decides (`kiln_tensor.bounded_axes`) they are the most there can be, as
+/// `kiln_tensor.elements` says; `kiln_session_output_dims` says how many of them are there.
+///
 /// Outputs are there after a run and until an input is next asked for; the pointer is valid as long.
 ///
 /// Returns null for an output past the last, another type or number of elements, or when no run has been made since an
@@ -195,6 +210,37 @@ pub unsafe extern "C" fn kiln_session_output(
     let Ok(state) = (unsafe { open(session) }) else { return null() };
     let found = state.output(output, dtype, elements);
     state.keep(found).unwrap_or(null())
+}
+
+/// The sizes that an output has after this run, `rank` of them, outermost first: `rank` must be the output's, and `dims` have room
+/// for as many. They are those of `kiln_image_output`, but for axes whose length each run decides (`kiln_tensor.bounded_axes`):
+/// of these the output has fewer elements, maybe none, and they stand one behind the other at its beginning, the last axis
+/// fastest, by the sizes given here.
+///
+/// Returns `KILN_NOT_FOUND` for an output past the last, `KILN_WRONG_SIZE` for another rank, `KILN_INPUT_MISSING` when no run
+/// has been made since an input was asked for, `KILN_NULL`, `KILN_MISALIGNED` (`dims` too), `KILN_NOT_INITIALIZED`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_output_dims(
+    session: *mut kiln_session,
+    output: u32,
+    rank: u32,
+    dims: *mut u32,
+) -> kiln_status {
+    if dims.is_null() && rank > 0 {
+        return KILN_NULL;
+    }
+    if !aligned(dims) {
+        return KILN_MISALIGNED;
+    }
+    // SAFETY: the caller's promise.
+    status(unsafe { open(session) }.and_then(|state| {
+        let found = state.output_dims(output, rank);
+        for (i, &size) in state.keep(found)?.iter().enumerate() {
+            // SAFETY: the caller's promise: room for `rank` sizes, which are as many as there are here, and aligned.
+            unsafe { dims.add(i).write(size) };
+        }
+        Ok(())
+    }))
 }
 
 /// Runs the program once.

@@ -1,9 +1,11 @@
-//! Small models made by hand, for tests that need an image: convolution, pooling, matrix product; ops that go by indices.
+//! Small models made by hand, for tests that need an image: convolution, pooling, matrix product; ops that go by indices;
+//! outputs whose lengths a run decides.
 
-use kiln::plan::draft::{Draft, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
+use kiln::plan::draft::{Draft, Length, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
 use kiln::plan::{self, Built};
 use kiln::program::index::Scatter;
-use kiln::program::{Conv, Cumulate, Epilogue, Gemm, GridSample, Index, Join, OpKind, Pool, Resample, RoiAlign, TopK, Unary};
+use kiln::program::{ArgReduce, Conv, Copy, Cumulate, Epilogue, Gemm, GridSample, Index, Join, OpKind, Pool, Reduce, ReduceKind};
+use kiln::program::{Resample, RoiAlign, TopK, Unary};
 use kiln::tensor::DType;
 
 fn value(name: &str, dims: &[u32], storage: Storage) -> Value {
@@ -187,6 +189,61 @@ pub fn indexed() -> Built {
         weight("weights", 18),
         places("pictures", DType::I64, &[0; 6]),
     ];
+    let model = Model { programs: vec![main], weights, metadata: vec![] };
+    plan::build(model, &plan::Options::default()).expect("the model is sound")
+}
+
+/// Outputs whose lengths a run decides, by how x `[8]` and n, an integer, are: a `[5][2]` has as many rows as the place of the
+/// largest of x is from the start; b `[3][4]` n rows, and columns as a has rows; d `[4]` three elements, by a constant; sum `[1]` is
+/// always there.
+#[allow(dead_code)]
+pub fn lengths() -> Built {
+    let copy = |dims: &[u32], from: &[i32]| {
+        let mut copy = Copy::new(4, dims.len() as u32);
+        let mut to = 1;
+        for i in (0..dims.len()).rev() {
+            (copy.dims[i], copy.from[i], copy.to[i]) = (dims[i], from[i], to);
+            to *= dims[i] as i32;
+        }
+        OpDraft::new("", OpKind::Copy, &copy, &[])
+    };
+    let largest = OpDraft::new("", OpKind::ArgReduce, &ArgReduce { outer: 1, len: 8, inner: 1, min: 0, last: 0 }, &[]);
+    let sum = Reduce { kind: ReduceKind::Sum as u32, outer: 1, len: 2, inner: 1 };
+    let arena = Storage::Arena;
+    let main = Draft {
+        name: "main".into(),
+        values: vec![
+            value("x", &[8], arena),
+            integers("n", &[1], DType::I64, arena),
+            integers("rows", &[1], DType::I64, arena),
+            value("a", &[5, 2], arena),
+            value("b", &[3, 4], arena),
+            value("d", &[4], arena),
+            integers("three", &[], DType::I64, Storage::Weight(WeightId(0))),
+            value("two", &[2], arena),
+            value("sum", &[1], arena),
+        ],
+        ops: vec![
+            op("largest", largest, &[0], 2),
+            op("a", copy(&[5, 2], &[1, 1]), &[0], 3),
+            op("b", copy(&[3, 4], &[2, 1]), &[0], 4),
+            op("d", copy(&[4], &[2]), &[0], 5),
+            // By now nobody reads the counts any more but who asks for the outputs: whose memory it takes would be theirs.
+            op("two", copy(&[2], &[1]), &[0], 7),
+            op("sum", OpDraft::new("", OpKind::Reduce, &sum, &[]), &[7], 8),
+        ],
+        inputs: vec![ValueId(0), ValueId(1)],
+        outputs: vec![ValueId(3), ValueId(4), ValueId(5), ValueId(8)],
+        lengths: [(1, 1, 2), (0, 0, 2), (2, 0, 6), (1, 0, 1)]
+            .map(|(output, axis, count)| Length { output, axis, count: ValueId(count) })
+            .to_vec(),
+        ..Draft::default()
+    };
+    let pack = Box::new(|to: &mut [u8]| {
+        to.copy_from_slice(&3i64.to_le_bytes());
+        Ok(())
+    });
+    let weights = vec![Weight { name: "three".into(), bytes: 8, pack }];
     let model = Model { programs: vec![main], weights, metadata: vec![] };
     plan::build(model, &plan::Options::default()).expect("the model is sound")
 }
