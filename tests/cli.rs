@@ -260,3 +260,65 @@ fn a_core_without_an_fpu_is_warned_of_float() {
     }
     refused(&["compile", model, "-o", &image, "--target-cpu", "z80"], &["z80", "cortex-m4f"]);
 }
+
+/// An image whose outputs are shorter than their bounds (`tests/common` says how they come about), from every side.
+#[test]
+fn lengths_that_a_run_decides_are_shown_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/lengths.kiln");
+    let inspected = text(&kiln(&["inspect", image]).stdout);
+    for line in ["output  a  float32 <=5x2\n", "output  b  float32 <=3x<=4\n", "output  sum  float32 1\n"] {
+        assert!(inspected.contains(line), "{inspected}");
+    }
+    let inspected: serde_json::Value = serde_json::from_slice(&kiln(&["inspect", image, "--json"]).stdout).unwrap();
+    assert_eq!(inspected["outputs"][1]["bounded_axes"], serde_json::json!([0, 1]));
+    assert_eq!(inspected["outputs"][3]["bounded_axes"], serde_json::Value::Null);
+
+    let array = |dtype: &str, shape: &str, bytes: &[u8]| {
+        let mut header = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({shape}), }}");
+        header.extend(std::iter::repeat_n(' ', 117 - header.len()));
+        [&b"\x93NUMPY\x01\x00\x76\x00"[..], header.as_bytes(), b"\n", bytes].concat()
+    };
+    let floats = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let x = write(dir.path(), "x.npy", &array("<f4", "8,", &floats(&[0., 1., 9., 3., 4., 5., 6., 7.])));
+    let n = write(dir.path(), "n.npy", &array("<i8", "1,", &1i64.to_le_bytes()));
+    let (x, n) = (format!("x={x}"), format!("n={n}"));
+    let npz = dir.path().join("out.npz").to_str().unwrap().to_string();
+    let ran = kiln(&["run", image, "--input", &x, "--input", &n, "--output", &npz]);
+    let said = text(&ran.stdout);
+    for line in ["a (float32 2x2): 0 1 1 9\n", "b (float32 1x2): 0 1\n", "d (float32 3): 0 9 4\n"] {
+        assert!(said.contains(line), "{said}{}", text(&ran.stderr));
+    }
+    let ran = kiln(&["run", image, "--input", &x, "--input", &n, "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(said["outputs"][0]["shape"], serde_json::json!([2, 2]));
+    assert_eq!(said["outputs"][0]["data"], serde_json::json!([0.0, 1.0, 1.0, 9.0]));
+
+    // What was written agrees; what another run gave has another shape.
+    let inputs = |name: &str, n: i64| {
+        let path = dir.path().join(name);
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        let parts = [
+            ("x.npy", array("<f4", "8,", &floats(&[0., 1., 9., 3., 4., 5., 6., 7.]))),
+            ("n.npy", array("<i8", "1,", &n.to_le_bytes())),
+        ];
+        for (name, bytes) in parts {
+            zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+            std::io::Write::write_all(&mut zip, &bytes).unwrap();
+        }
+        zip.finish().unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let compared = kiln(&["compare", image, "--inputs", &inputs("one.npz", 1), "--expected", &npz]);
+    assert_eq!(compared.status.code(), Some(0), "{}{}", text(&compared.stdout), text(&compared.stderr));
+    let compared = kiln(&["compare", image, "--inputs", &inputs("two.npz", 2), "--expected", &npz]);
+    assert_eq!(compared.status.code(), Some(1), "{}", text(&compared.stderr));
+    let said = text(&compared.stdout);
+    assert!(said.contains("DIFFERS  b: it is float32 2x2, expected is float32 1x2"), "{said}");
+
+    // Golden values: of this run, and of a file that says otherwise.
+    let golden = dir.path().join("golden.kiln");
+    let golden = golden.to_str().unwrap();
+    let compiled = kiln(&["compile", image, "--golden", &inputs("one.npz", 1), "-o", golden]);
+    assert_eq!(compiled.status.code(), Some(0), "{}", text(&compiled.stderr));
+}

@@ -3,7 +3,7 @@
 use super::{Options, lower};
 use crate::aligned::AlignedBytes;
 use crate::exec::Session;
-use crate::graph::{Bytes, Graph, Node, Op, Value, ValueId, Window};
+use crate::graph::{Bytes, Graph, Length, Node, Op, Value, ValueId, Window};
 use crate::kernels::Isa;
 use crate::program::index::Join;
 use crate::program::{Binary, OpKind, Unary};
@@ -208,4 +208,74 @@ fn axes_of_one_element_are_taken_out_behind_a_join() {
     let (copies, got) = net.run();
     assert_eq!((copies, got.len()), (0, 120));
     assert_eq!(got[..60], got[60..]);
+}
+
+/// x `[2, 4]`, its negation `[4, 2]` transposed, and the place of the largest of its first row, plus 1: a number of its own that no
+/// node reads; then 1 + 1; then n, an input.
+fn with_counts() -> (Graph, [ValueId; 4]) {
+    let mut net = Sketch::new(&[2, 4]);
+    net.graph.values.push(Value { name: "n".into(), dtype: DType::I64, dims: vec![1], constant: None });
+    net.graph.inputs.push(ValueId(1));
+    let moved = net.add(Op::Transpose(vec![1, 0]), &[0], &[4, 2]);
+    let y = net.add(Op::Unary(Unary::Neg, [0.0; 2]), &[moved], &[4, 2]);
+    let one = net.indices(&[1], &[1]);
+    let row = net.add(Op::Slice { axis: 0, start: 0, step: 1 }, &[0], &[1, 4]);
+    let place = net.add(Op::ArgReduce { axis: 1, min: false, last: false }, &[row], &[1, 1]);
+    let flat = net.add(Op::Reshape, &[place], &[1]);
+    let next = net.add(Op::Binary(Binary::Add), &[flat, one], &[1]);
+    let two = net.add(Op::Binary(Binary::Add), &[one, one], &[1]);
+    for v in [place, flat, next, two] {
+        net.graph.values[v].dtype = DType::I64;
+    }
+    net.graph.outputs = vec![ValueId(y), ValueId(0)];
+    (net.graph, [ValueId(next), ValueId(two), ValueId(1), ValueId(y)])
+}
+
+fn length(output: usize, axis: usize, count: ValueId) -> Length {
+    Length { output, axis, count }
+}
+
+#[test]
+fn lengths_are_computed_constants_inputs_or_outputs() {
+    let (mut graph, [next, two, n, _]) = with_counts();
+    graph.lengths = vec![length(0, 0, next), length(1, 1, n), length(0, 1, two), length(1, 0, two)];
+    let run = |graph: Graph| {
+        let outputs = graph.outputs.len();
+        let lowered = lower(graph, &Options::default()).unwrap();
+        let built = plan::build(lowered.model, &plan::Options::default()).unwrap();
+        let image = Image::new(&built.image).unwrap();
+        let mut arena = AlignedBytes::zeroed(image.main().arena_bytes(), 64);
+        let mut session = Session::new(&image, ops::set(Isa::detect()).unwrap(), &mut arena).unwrap();
+        let dims = |place: usize, n: i64| {
+            session.input::<f32>(0).unwrap().fill(0.0);
+            session.input::<f32>(0).unwrap()[place] = 1.0;
+            session.input::<i64>(1).unwrap()[0] = n;
+            session.run().unwrap();
+            (0..outputs).map(|i| session.output_dims(i).unwrap().to_vec()).collect::<Vec<_>>()
+        };
+        [(0, 0), (2, 4), (3, 5)].map({
+            let mut dims = dims;
+            move |(place, n)| dims(place, n)
+        })
+    };
+    let want = [(1, 0), (3, 4), (4, 4)].map(|(rows, columns)| vec![vec![rows, 2], vec![2, columns]]);
+    assert_eq!(run(graph.clone()), want);
+    // The same, where two of them are outputs too.
+    graph.outputs.extend([next, n]);
+    let want = want.map(|dims| [dims, vec![vec![1]; 2]].concat());
+    assert_eq!(run(graph), want);
+}
+
+#[test]
+fn lengths_that_make_no_sense_or_are_of_a_stream_are_refused() {
+    let (graph, [next, _, _, y]) = with_counts();
+    let error = |length: Length, stream: bool| {
+        let graph = Graph { lengths: vec![length], ..graph.clone() };
+        lower(graph, &Options { stream }).map(|_| ()).unwrap_err().to_string()
+    };
+    for bad in [length(2, 0, next), length(0, 2, next), length(0, 0, y), length(0, 0, ValueId(0))] {
+        assert!(error(bad, false).contains("can't be the length"), "{bad:?}");
+    }
+    let refused = error(length(1, 0, next), true);
+    assert!(refused.contains("\"x\" has an axis whose length each run decides"), "{refused}");
 }
