@@ -149,6 +149,8 @@
 //! * **Shapes are settled when a program is compiled.** A run decides none: a symbol with a range of sizes makes a program for each
 //!   of them. That costs an image some kilobytes a program (records, no weights), and no program is slower than one compiled alone.
 //!   One session goes from one to another ([`Session::choose`]).
+//!   Where data decide how long an output is, its memory and all that is computed are for the most there can be; a count that the
+//!   program computes beside it says how much of it is there ([`Session::output_dims`]).
 //! * **What has no native form is left to the host**: tract evaluates that one node, by the `extern` op. It is named by
 //!   `kiln inspect` and stops `kiln compile`; nothing falls back in silence.
 //! * **One algorithm over a vector trait**, compiled for each instruction set and chosen once, when a session is made. The scalar
@@ -159,7 +161,7 @@
 //! # What is not there
 //!
 //! Int8 arithmetic (quantised nodes are computed in floating point), images of several networks (what has several programs is one
-//! network at several sizes), outputs whose length depends on data.
+//! network at several sizes), memory or work that shrink with a length that depends on data.
 // Unit tests of every feature set link std: the harness does anyway.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 

@@ -54,6 +54,24 @@ fn opening_and_running_an_image_allocate_nothing() {
     }
 }
 
+#[test]
+fn lengths_that_a_run_decides_allocate_nothing() {
+    let built = common::lengths();
+    let set = ops::set(Isa::detect()).unwrap();
+    let mut arena = Aligned([0u8; 4096]);
+    let before = CALLS.get();
+    let image = Image::new(&built.image).unwrap();
+    let mut session = Session::new(&image, set, &mut arena.0).unwrap();
+    for n in 0..4 {
+        session.input::<f32>("x").unwrap().copy_from_slice(&[0., 0., 0., 1., 0., 0., 0., 0.]);
+        session.input::<i64>("n").unwrap()[0] = n;
+        session.run().unwrap();
+        assert!(session.output_dims("b").unwrap()[..] == [n as u32, 3]);
+        assert_eq!(session.output::<f32>("b").unwrap().len(), 3 * n as usize);
+    }
+    assert_eq!(CALLS.get() - before, 0);
+}
+
 /// One session serves all sizes of a range.
 #[cfg(feature = "onnx")]
 #[test]
