@@ -108,6 +108,14 @@ unsafe fn run(image: &kiln_image, number: u32, program: &kiln_program) {
                     let tensor = tensor.assume_init();
                     let output = kiln_session_output(&mut session, i, MaybeUninit::new(tensor.dtype), tensor.elements);
                     assert!(output.is_null() == (ran != KILN_OK));
+                    let mut dims = [u32::MAX; 8];
+                    let said = kiln_session_output_dims(&mut session, i, tensor.rank, dims.as_mut_ptr());
+                    assert!((said == KILN_OK) == (ran == KILN_OK));
+                    if said == KILN_OK {
+                        // Each run may decide, but to no more than there is memory for.
+                        let most = std::slice::from_raw_parts(tensor.dims, tensor.rank as usize);
+                        assert!(dims.iter().zip(most).all(|(size, most)| size <= most));
+                    }
                     if !output.is_null() {
                         let bytes = std::slice::from_raw_parts(output.cast::<u8>(), tensor.bytes);
                         std::hint::black_box(bytes.iter().fold(0u8, |sum, b| sum ^ b));
