@@ -289,7 +289,7 @@ pub enum Op {
         max: bool,
     },
     /// Where a mask is true: input `bool`, `[n]`; outputs the indices of its true elements in ascending order (`i64`,
-    /// `[bound]`, `bound <= n`) and how many they are, at the most `bound` (`i64`, `[1]`). The places behind them repeat the
+    /// `[bound]`) and how many they are, at the most `bound` (`i64`, `[1]`). The places behind them repeat the
     /// last index; without a true element they are zero.
     NonZero,
     /// Boxes by descending score, per picture and class, that overlap none kept before them by more than a share of their

@@ -146,6 +146,13 @@ fn mutated_images_of_outputs_whose_lengths_a_run_decides_are_refused_or_run() {
     assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
 }
 
+#[test]
+fn mutated_images_of_ops_that_choose_are_refused_or_run() {
+    let count = mutations(20_000);
+    let [passed, ran] = storm(&common::choosing().image, count, &mut Random(0x0f1e_2d3c_4b5a_6978));
+    assert!(passed > count / 100 && ran > 0, "the mutations test nothing: {passed} passed, {ran} ran");
+}
+
 /// A network that takes and gives integers which stand for real numbers.
 #[cfg(feature = "onnx")]
 #[test]

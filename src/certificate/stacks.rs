@@ -9,7 +9,7 @@ use crate::program::OpKind;
 pub const MEASURED_ON: &str = "Cortex-M4F, profile small, rustc 1.95.0";
 
 /// Bytes, of the kinds that a device can have.
-const BYTES: [(OpKind, u64); 22] = [
+const BYTES: [(OpKind, u64); 24] = [
     (OpKind::Gemm, 1152),
     (OpKind::Conv, 1152),
     (OpKind::Depthwise, 736),
@@ -32,6 +32,8 @@ const BYTES: [(OpKind, u64); 22] = [
     (OpKind::Cumulate, 352),
     (OpKind::GridSample, 832),
     (OpKind::RoiAlign, 544),
+    (OpKind::NonZero, 320),
+    (OpKind::NonMaxSuppression, 544),
 ];
 
 /// Bytes that a run takes whose largest op is of this kind; none of an extern op, which is the host's.

@@ -36,6 +36,7 @@ mod reduce;
 mod rewrite;
 mod sample;
 mod scalar;
+mod select;
 mod spatial;
 mod stream;
 mod subpixel;
@@ -178,13 +179,13 @@ fn single(b: &mut Builder<'_>, node: &Node) -> Result<(), String> {
         }
         Op::Resample { .. } | Op::Cumulate { .. } => reduce::emit(b, node, out?),
         Op::GridSample { .. } | Op::RoiAlign { .. } => sample::emit(b, node, out?),
+        Op::NonZero | Op::NonMaxSuppression { .. } => select::emit(b, node, out?),
         Op::Lstm(_) | Op::Gru(_) | Op::Rnn(_) => recurrent::emit(b, node),
         Op::Conv { .. } | Op::ConvTranspose { .. } => conv::supported(b.net, node),
         Op::Extern { reason } => Err(reason.clone()),
         Op::BatchNorm { .. } => Err("its parameters are computed at run time".into()),
         Op::EinSum { .. } => Err("it is no product of two matrices of float32".into()),
         Op::Unary(..) | Op::Binary(_) | Op::Select | Op::Cast => Err("it needs too many registers".into()),
-        Op::NonZero | Op::NonMaxSuppression { .. } => Err("it has no record".into()),
         Op::Quantize { .. } | Op::Dequantize { .. } => Err("this form of quantisation has no native form yet".into()),
     }
 }

@@ -30,6 +30,7 @@ pub mod recurrent;
 pub mod reduce;
 pub mod resample;
 pub mod sample;
+pub mod select;
 pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -63,6 +64,8 @@ const fn all<B: Backend>() -> [Entry; KINDS] {
         resample::cumulate(),
         sample::grid_sample(),
         sample::roi_align(),
+        select::non_zero(),
+        select::non_max_suppression(),
     ]
 }
 

@@ -47,6 +47,8 @@ pub const fn general(kind: OpKind) -> &'static str {
         OpKind::Cumulate => "kiln::ops::resample::cumulate()",
         OpKind::GridSample => "kiln::ops::sample::grid_sample()",
         OpKind::RoiAlign => "kiln::ops::sample::roi_align()",
+        OpKind::NonZero => "kiln::ops::select::non_zero()",
+        OpKind::NonMaxSuppression => "kiln::ops::select::non_max_suppression()",
     }
 }
 

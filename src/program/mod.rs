@@ -26,6 +26,7 @@ pub mod recurrent;
 pub mod reduce;
 pub mod resample;
 pub mod sample;
+pub mod select;
 pub mod stream;
 
 pub use attention::Attention;
@@ -39,6 +40,7 @@ pub use recurrent::{Gru, Lstm, Steps, hidden_padded};
 pub use reduce::{ArgReduce, Norm, Reduce, ReduceKind, Softmax, TopK};
 pub use resample::{Cumulate, Resample};
 pub use sample::{GridSample, RoiAlign};
+pub use select::{NonMaxSuppression, NonZero};
 pub use stream::Window;
 
 use crate::error::{Error, Kind, Result};
@@ -100,11 +102,15 @@ pub enum OpKind {
     GridSample = 22,
     /// [`RoiAlign`]: regions of pictures as maps of one size.
     RoiAlign = 23,
+    /// [`NonZero`]: where a mask is true.
+    NonZero = 24,
+    /// [`NonMaxSuppression`]: boxes that stand for those which overlap them.
+    NonMaxSuppression = 25,
 }
 
 impl OpKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [OpKind; 23] = [
+    pub const ALL: [OpKind; 25] = [
         OpKind::Gemm,
         OpKind::Conv,
         OpKind::Depthwise,
@@ -128,6 +134,8 @@ impl OpKind {
         OpKind::Cumulate,
         OpKind::GridSample,
         OpKind::RoiAlign,
+        OpKind::NonZero,
+        OpKind::NonMaxSuppression,
     ];
 
     /// The kind with this number, if there is one.
@@ -157,6 +165,8 @@ impl OpKind {
             21 => OpKind::Cumulate,
             22 => OpKind::GridSample,
             23 => OpKind::RoiAlign,
+            24 => OpKind::NonZero,
+            25 => OpKind::NonMaxSuppression,
             _ => return None,
         })
     }
@@ -187,6 +197,8 @@ impl OpKind {
             OpKind::Cumulate => "cumulate",
             OpKind::GridSample => "grid_sample",
             OpKind::RoiAlign => "roi_align",
+            OpKind::NonZero => "non_zero",
+            OpKind::NonMaxSuppression => "non_max_suppression",
         }
     }
 }
@@ -348,6 +360,8 @@ macro_rules! dispatch {
             OpKind::Cumulate => $run::<Cumulate>($($argument),*),
             OpKind::GridSample => $run::<GridSample>($($argument),*),
             OpKind::RoiAlign => $run::<RoiAlign>($($argument),*),
+            OpKind::NonZero => $run::<NonZero>($($argument),*),
+            OpKind::NonMaxSuppression => $run::<NonMaxSuppression>($($argument),*),
         }
     };
 }

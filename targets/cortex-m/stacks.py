@@ -155,6 +155,10 @@ def models():
         yield f"grid-sample-{mode}", two("GridSample", (1, 3, 6, 6), (1, 4, 5, 2), mode=mode, padding_mode="reflection")
     yield "roi-align", model([node("RoiAlign", ["x", "r", "b"], ["y"], output_height=2, output_width=2, sampling_ratio=2)],
                              [("x", (1, 3, 8, 8), FLOAT), ("r", (2, 4), FLOAT), ("b", (2,), INT64)], [("y", FLOAT)], [])
+    yield "non-zero", one("NonZero", (3, 20), out=[INT64])
+    for centred in (0, 1):
+        yield f"non-max-suppression-{centred}", model([node("NonMaxSuppression", ["b", "s", "n"], ["y"], center_point_box=centred)],
+                                                      [("b", (1, 9, 4), FLOAT), ("s", (1, 2, 9), FLOAT)], [("y", INT64)], [("n", *ints(4))])
 
 
 def compile_all():

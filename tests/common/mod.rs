@@ -1,11 +1,11 @@
-//! Small models made by hand, for tests that need an image: convolution, pooling, matrix product; ops that go by indices;
-//! outputs whose lengths a run decides.
+//! Small models made by hand, for tests that need an image: convolution, pooling, matrix product; ops that go by indices; ops that
+//! choose; outputs whose lengths a run decides.
 
 use kiln::plan::draft::{Draft, Length, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
 use kiln::plan::{self, Built};
 use kiln::program::index::Scatter;
-use kiln::program::{ArgReduce, Conv, Copy, Cumulate, Epilogue, Gemm, GridSample, Index, Join, OpKind, Pool, Reduce, ReduceKind};
-use kiln::program::{Resample, RoiAlign, TopK, Unary};
+use kiln::program::{ArgReduce, Conv, Copy, Cumulate, Epilogue, Gemm, GridSample, Index, Join, NonMaxSuppression, NonZero};
+use kiln::program::{OpKind, Pool, Reduce, ReduceKind, Resample, RoiAlign, TopK, Unary};
 use kiln::tensor::DType;
 
 fn value(name: &str, dims: &[u32], storage: Storage) -> Value {
@@ -244,6 +244,49 @@ pub fn lengths() -> Built {
         Ok(())
     });
     let weights = vec![Weight { name: "three".into(), bytes: 8, pack }];
+    let model = Model { programs: vec![main], weights, metadata: vec![] };
+    plan::build(model, &plan::Options::default()).expect("the model is sound")
+}
+
+/// mask `[40]` -> where it is true; boxes `[2][12][4]`, with scores of three classes -> those that stand for others, as many as
+/// an input says.
+#[allow(dead_code)]
+pub fn choosing() -> Built {
+    let boxes = NonMaxSuppression { batch: 2, classes: 3, boxes: 12, bound: 20, centred: 1 };
+    let arena = Storage::Arena;
+    let kept = |i: u32| Storage::Weight(WeightId(i));
+    let main = Draft {
+        name: "main".into(),
+        values: vec![
+            integers("mask", &[40], DType::Bool, arena),
+            integers("places", &[30], DType::I64, arena),
+            integers("true", &[1], DType::I64, arena),
+            value("boxes", &[2, 12, 4], kept(0)),
+            value("scores", &[2, 3, 12], kept(1)),
+            integers("most", &[1], DType::I64, arena),
+            value("share", &[1], kept(2)),
+            value("least", &[1], arena),
+            integers("rows", &[20, 3], DType::I64, arena),
+            integers("found", &[1], DType::I64, arena),
+        ],
+        ops: vec![
+            {
+                let places = NonZero { len: 40, bound: 30 };
+                let mut places = op("places", OpDraft::new("", OpKind::NonZero, &places, &[]), &[0], 1);
+                places.outputs.push(Some(ValueId(2)));
+                places
+            },
+            {
+                let mut rows = op("rows", OpDraft::new("", OpKind::NonMaxSuppression, &boxes, &[]), &[3, 4, 5, 6, 7], 8);
+                rows.outputs.push(Some(ValueId(9)));
+                rows
+            },
+        ],
+        inputs: vec![ValueId(0), ValueId(5), ValueId(7)],
+        outputs: vec![ValueId(1), ValueId(2), ValueId(8), ValueId(9)],
+        ..Draft::default()
+    };
+    let weights = vec![weight("boxes", 96), weight("scores", 72), weight("share", 1)];
     let model = Model { programs: vec![main], weights, metadata: vec![] };
     plan::build(model, &plan::Options::default()).expect("the model is sound")
 }
