@@ -94,7 +94,7 @@ fn einsum(ctx: &ParsingContext, node: &NodeProto) -> Built {
 }
 
 /// Backwards, an end past the last element means that nothing is taken; tract takes all. It is written out.
-fn slice(ctx: &ParsingContext, node: &NodeProto) -> Built {
+pub(super) fn slice(ctx: &ParsingContext, node: &NodeProto) -> Built {
     if let (Some(ends), Some(steps)) = (constant_ints(ctx, node, 2), constant_ints(ctx, node, 4)) {
         let nothing = ends.iter().zip(&steps).any(|(&end, &step)| step < 0 && end >= i32::MAX as i64);
         if nothing {

@@ -288,7 +288,7 @@ impl Scope<'_> {
         let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: self.opset }];
         let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..Default::default() };
         if open {
-            let parsed = whole::IMPORTER.clone().with_ignore_output_types(true).parse(&model, None)?;
+            let parsed = whole::CAREFUL.clone().with_ignore_output_types(true).parse(&model, None)?;
             let typed = parsed.model.into_typed()?.into_decluttered()?;
             return Ok(typed.output_fact(0)?.konst.as_ref().map(|v| (**v).clone()));
         }

@@ -6,16 +6,19 @@
 
 use super::bfloat::Borders;
 use super::externs::{Externs, Operand, Recipe, Work};
+use super::lengths::{self, Lengths};
+use super::open::Open;
 use super::quantise::Linear;
 use super::skeleton::Weight;
 use super::sketch::{Origin, Ref, Sketch};
-use super::whole::{Held, Inputs, STOCK, Whole, drawn};
+use super::whole::{Held, STOCK, Whole, drawn};
 use super::{expand, native, onnx, types};
 use crate::ModelError;
 use crate::graph::{Bytes, Graph, Node, Op, Value, ValueId};
 use crate::tensor::DType;
 use std::collections::HashMap;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::tract_core::ops::array::Range;
 use tract_onnx::tract_hir::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::tract_core::ops::source::TypedSource;
 
@@ -50,9 +53,10 @@ pub(super) struct Source<'a> {
     pub op_types: &'a HashMap<String, String>,
 }
 
-struct Converter<'a> {
+pub(super) struct Converter<'a> {
     source: &'a Source<'a>,
-    graph: Graph,
+    pub(super) graph: Graph,
+    pub(super) open: Open,
     recipes: Vec<Recipe>,
     ids: HashMap<OutletId, ValueId>,
 }
@@ -60,10 +64,11 @@ struct Converter<'a> {
 /// Converts a model whose shapes are all settled.
 ///
 /// # Errors
-/// [`ModelError::Node`] for a node with a type that is not supported or a shape that depends on data.
+/// [`ModelError::Node`] for a node with a type that is not supported or a shape that depends on data without a bound.
 pub(super) fn convert(source: &Source<'_>) -> Result<(Graph, Externs), ModelError> {
     let model = source.model;
-    let mut c = Converter { source, graph: Graph::default(), recipes: Vec::new(), ids: HashMap::new() };
+    let any = model.nodes.iter().flat_map(|n| &n.outputs).any(|o| o.fact.shape.as_concrete().is_none());
+    let mut c = Converter { source, graph: Graph::default(), open: Open::new(any), recipes: Vec::new(), ids: HashMap::new() };
     for (i, &input) in model.inputs.iter().enumerate() {
         let id = c.value_of(input)?;
         // tract gives an input the name of an operator behind it that does nothing.
@@ -74,52 +79,80 @@ pub(super) fn convert(source: &Source<'_>) -> Result<(Graph, Externs), ModelErro
         let id = if narrow { c.bfloat_input(id) } else { id };
         c.graph.inputs.push(id);
     }
-    let order = model.eval_order().map_err(|e| ModelError::Call(format!("the graph can't be put in order: {e}")))?;
+    let order = match model.outputs.get(source.outputs.len()..) {
+        Some(counting) if !counting.is_empty() => counted_first(model, counting),
+        _ => model.eval_order().map_err(|e| ModelError::Call(format!("the graph can't be put in order: {e}")))?,
+    };
     for id in order {
         c.node(model.node(id))?;
     }
-    for (i, &output) in model.outputs.iter().enumerate() {
+    // Behind them stand operators that count.
+    for (i, &output) in model.outputs.iter().enumerate().take(source.outputs.len()) {
         let name = source.outputs.get(i).cloned().unwrap_or_else(|| format!("output {i}"));
         let narrow = source.borders.outputs.get(i) == Some(&true);
-        let id = if narrow { c.bfloat_output(output, name) } else { c.output(output, name)? };
+        let node = model.node(output.node);
+        let (id, counts) = c.open_output(node, c.ids[&output])?;
+        let id = if narrow { c.bfloat_output(id, name) } else { c.output(id, name) };
         c.graph.outputs.push(id);
+        c.note_lengths(i, counts);
     }
     Ok((c.graph, Externs::new(c.recipes)))
 }
 
+/// All nodes in an order in which they can be evaluated: first those that count and what they need, since sizes are read by
+/// nodes that have no edge to them.
+fn counted_first(model: &TypedModel, counting: &[OutletId]) -> Vec<usize> {
+    let (mut order, mut seen) = (vec![], vec![false; model.nodes.len()]);
+    for target in counting.iter().chain(&model.outputs) {
+        // Nodes, and how many of their inputs have been gone into.
+        let mut stack = vec![(target.node, 0)];
+        while let Some((id, input)) = stack.pop() {
+            if input == 0 && std::mem::replace(&mut seen[id], true) {
+                continue;
+            }
+            match model.nodes[id].inputs.get(input) {
+                Some(from) => stack.extend([(id, input + 1), (from.node, 0)]),
+                None => order.push(id),
+            }
+        }
+    }
+    order
+}
+
 impl Converter<'_> {
     /// ONNX's op type of a node, or tract's where the node is not in the file.
-    fn op_type(&self, node: &TypedNode) -> String {
+    pub(super) fn op_type(&self, node: &TypedNode) -> String {
         self.source.op_types.get(&node.name).cloned().unwrap_or_else(|| node.op.name().to_string())
     }
 
-    fn error(&self, node: &TypedNode, what: impl ToString) -> ModelError {
+    pub(super) fn error(&self, node: &TypedNode, what: impl ToString) -> ModelError {
         ModelError::node(&node.name, self.op_type(node), what.to_string())
     }
 
-    /// Type and shape of a value of tract's.
-    fn fact(&self, outlet: OutletId) -> Result<(DType, Vec<usize>), ModelError> {
+    /// Type and shape of a value of tract's, and what of it depends on data.
+    fn fact(&self, outlet: OutletId) -> Result<(DType, Vec<usize>, Lengths), ModelError> {
         let node = self.source.model.node(outlet.node);
         let fact = &node.outputs[outlet.slot].fact;
         let dtype = types::dtype(fact.datum_type).map_err(|e| self.error(node, e))?;
-        let dims = fact.shape.as_concrete().ok_or_else(|| {
-            let why = "its shape depends on data, which is not supported here";
-            self.error(node, format!("{why}: {:?}. Give the inputs that decide it as constants", fact.shape))
+        let (dims, lengths) = lengths::of(&fact.shape).map_err(|e| {
+            let why = "its shape depends on data without a bound, which is not supported";
+            self.error(node, format!("{why}: {:?} ({e:#}). Give the inputs that decide it as constants", fact.shape))
         })?;
-        Ok((dtype, dims.to_vec()))
+        Ok((dtype, dims, lengths))
     }
 
     /// A new value for one of tract's.
-    fn value_of(&mut self, outlet: OutletId) -> Result<ValueId, ModelError> {
-        let (dtype, dims) = self.fact(outlet)?;
+    pub(super) fn value_of(&mut self, outlet: OutletId) -> Result<ValueId, ModelError> {
+        let (dtype, dims, lengths) = self.fact(outlet)?;
         let name = &self.source.model.node(outlet.node).name;
         let name = if outlet.slot == 0 { name.clone() } else { format!("{name}:{}", outlet.slot) };
         let id = self.add(Value { name, dtype, dims, constant: None });
         self.ids.insert(outlet, id);
+        self.open.tell(id, lengths);
         Ok(id)
     }
 
-    fn add(&mut self, value: Value) -> ValueId {
+    pub(super) fn add(&mut self, value: Value) -> ValueId {
         self.graph.values.push(value);
         ValueId(self.graph.values.len() - 1)
     }
@@ -131,7 +164,7 @@ impl Converter<'_> {
     }
 
     fn operand(&self, outlet: OutletId) -> Result<Operand, ModelError> {
-        let (_, dims) = self.fact(outlet)?;
+        let (_, dims, _) = self.fact(outlet)?;
         let dt = self.source.model.node(outlet.node).outputs[outlet.slot].fact.datum_type;
         let constant = self.ids.get(&outlet).and_then(|id| self.graph.values[id.0].constant.clone());
         Ok(Operand { dt, dims, constant })
@@ -142,6 +175,11 @@ impl Converter<'_> {
             return if self.ids.contains_key(&node.id.into()) { Ok(()) } else { Err(self.error(node, "it is not an input")) };
         }
         if let Some(op) = node.op_as::<Const>() {
+            if op.val().datum_type() == DatumType::TDim && types::plain(op.val()).is_err() {
+                let id = self.sizes(node, op.val())?;
+                self.ids.insert(node.id.into(), id);
+                return Ok(());
+            }
             let bytes = types::bytes(op.val()).map_err(|e| self.error(node, e))?;
             return self.constant(node, bytes);
         }
@@ -160,10 +198,15 @@ impl Converter<'_> {
             self.graph.values[id.0].name = weight.name.clone();
             return Ok(());
         }
+        if node.op_is::<Range>()
+            && let Some((bounds, length)) = self.settled_range(node)
+        {
+            return self.range(node, bounds, &length);
+        }
         let whole = node.op_as::<Whole>();
         if let Some(whole) = whole {
             let facts = self.source.model.node_input_facts(node.id).map_err(|e| self.error(node, e))?;
-            let inputs = Inputs { node: &whole.node, slots: &whole.slots, facts: &facts };
+            let inputs = whole.inputs(&facts);
             if let Some(drawn) = drawn(whole, &inputs) {
                 let (sketch, outputs) = drawn.map_err(|e| self.error(node, e))?;
                 return self.sketch(node, whole, &sketch, &outputs);
@@ -183,14 +226,14 @@ impl Converter<'_> {
         let mut inputs = self.inputs(node, whole);
         let outputs = self.outputs(node, whole)?;
         match form {
-            Form::One(op) => self.push(node, op, inputs, outputs, Some(recipe)),
+            Form::One(op) => self.push(node, op, inputs, outputs, Some(recipe))?,
             Form::Of(op, of) => {
                 // A node that takes one of tract's inputs twice is not what the recipe evaluates.
                 let recipe = (of.len() <= inputs.len()).then_some(recipe);
                 inputs = of.iter().map(|&i| inputs.get(i).copied().flatten()).collect();
-                self.push(node, op, inputs, outputs, recipe);
+                self.push(node, op, inputs, outputs, recipe)?;
             }
-            Form::Extern(reason) => self.push(node, Op::Extern { reason }, inputs, outputs, Some(recipe)),
+            Form::Extern(reason) => self.push(node, Op::Extern { reason }, inputs, outputs, Some(recipe))?,
             Form::Chain(links) => {
                 let dtype = outputs[0].map_or(DType::F32, |id| self.graph.values[id.0].dtype);
                 let mut rest = inputs.split_off(1);
@@ -202,7 +245,7 @@ impl Converter<'_> {
                         _ => outputs[0],
                     };
                     let of = std::iter::once(x).chain(rest.drain(..takes.min(rest.len()))).collect();
-                    self.push(node, op, of, vec![y], None);
+                    self.push(node, op, of, vec![y], None)?;
                     x = y;
                 }
             }
@@ -219,41 +262,71 @@ impl Converter<'_> {
             && STOCK.op_register.0.contains_key(&whole.node.op_type)
         {
             let recipe = self.recipe(node, Some(whole), &Form::Same)?;
-            self.push(node, Op::Extern { reason }, inputs, values, Some(recipe));
-            return Ok(());
+            return self.push(node, Op::Extern { reason }, inputs, values, Some(recipe));
         }
         let wanted = |i: usize| outputs.iter().position(|r| r.0 == i).and_then(|slot| values.get(slot).copied().flatten());
-        let ids: Vec<Option<ValueId>> = (0..sketch.values.len())
+        let mut ids: Vec<Option<ValueId>> = (0..sketch.values.len())
             .map(|i| {
                 let value = &sketch.values[i];
                 let constant = match &value.origin {
                     Origin::Input(slot) => return inputs.get(*slot).copied().flatten(),
                     Origin::Constant(bytes) => Some(bytes.clone()),
-                    Origin::Made => None,
+                    Origin::Made | Origin::Size(_) => None,
                 };
                 if let (None, Some(id)) = (&constant, wanted(i)) {
                     return Some(id);
                 }
                 let (name, dtype, dims) = (format!("{}.{i}", node.name), value.dtype, value.dims.clone());
-                Some(self.add(Value { name, dtype, dims, constant }))
+                let id = self.add(Value { name, dtype, dims, constant });
+                self.open.tell(id, value.lengths.clone());
+                Some(id)
             })
             .collect();
+        for (length, count) in &sketch.counted {
+            self.open.counted(length, ids[count.0]);
+        }
+        for (value, id) in sketch.values.iter().zip(&mut ids) {
+            if let Origin::Size(size) = &value.origin {
+                *id = Some(self.count(node, size)?);
+            }
+        }
         for drawn in &sketch.ops {
             let of = |all: &[Option<Ref>]| all.iter().map(|r| r.and_then(|r| ids[r.0])).collect();
-            self.push(node, drawn.op.clone(), of(&drawn.inputs), of(&drawn.outputs), None);
+            let (op, inputs, outputs) = (drawn.op.clone(), of(&drawn.inputs), of(&drawn.outputs));
+            if drawn.outputs.iter().flatten().any(|r| sketch.values[r.0].vouched) {
+                self.push_vouched(node, op, inputs, outputs)?;
+            } else {
+                self.push(node, op, inputs, outputs, None)?;
+            }
         }
         // An output that is an input, a constant or another output, too.
         for (slot, r) in outputs.iter().enumerate() {
             if let (Some(Some(id)), Some(from)) = (values.get(slot), ids[r.0])
                 && *id != from
             {
-                self.push(node, Op::Reshape, vec![Some(from)], vec![Some(*id)], None);
+                self.push(node, Op::Reshape, vec![Some(from)], vec![Some(*id)], None)?;
             }
         }
         Ok(())
     }
 
     fn push(
+        &mut self,
+        node: &TypedNode,
+        op: Op,
+        inputs: Vec<Option<ValueId>>,
+        outputs: Vec<Option<ValueId>>,
+        recipe: Option<u32>,
+    ) -> Result<(), ModelError> {
+        if self.is_open(inputs.iter().chain(&outputs)) {
+            return self.push_open(node, op, inputs, outputs);
+        }
+        self.plain(node, op, inputs, outputs, recipe);
+        Ok(())
+    }
+
+    /// Adds a node as it is.
+    pub(super) fn plain(
         &mut self,
         node: &TypedNode,
         op: Op,
@@ -283,8 +356,7 @@ impl Converter<'_> {
     }
 
     /// An output of bfloat16.
-    fn bfloat_output(&mut self, outlet: OutletId, name: String) -> ValueId {
-        let wide = self.ids[&outlet];
+    fn bfloat_output(&mut self, wide: ValueId, name: String) -> ValueId {
         let narrow =
             self.add(Value { name: name.clone(), dtype: DType::BF16, constant: None, ..self.graph.values[wide.0].clone() });
         self.cast(name, wide, narrow);
@@ -327,17 +399,24 @@ impl Converter<'_> {
     }
 
     /// The value of an output, under its ONNX name. One that is an input, a constant or another output too is copied.
-    fn output(&mut self, outlet: OutletId, name: String) -> Result<ValueId, ModelError> {
-        let id = self.ids[&outlet];
+    fn output(&mut self, id: ValueId, name: String) -> ValueId {
         let g = &self.graph;
         if g.values[id.0].constant.is_none() && !g.inputs.contains(&id) && !g.outputs.contains(&id) {
             self.graph.values[id.0].name = name;
-            return Ok(id);
+            return id;
         }
         let Value { dtype, dims, .. } = self.graph.values[id.0].clone();
         let copy = self.add(Value { name: name.clone(), dtype, dims, constant: None });
         let (inputs, outputs) = (vec![Some(id)], vec![Some(copy)]);
         self.graph.nodes.push(Node { name, op_type: "Identity".into(), op: Op::Reshape, inputs, outputs, recipe: None });
-        Ok(copy)
+        copy
+    }
+
+    /// Start and step of a range whose length depends on data, and that length.
+    fn settled_range(&self, node: &TypedNode) -> Option<([i64; 2], TDim)> {
+        let length = node.outputs[0].fact.shape.first().filter(|d| d.as_i64().is_none())?.clone();
+        let facts = self.source.model.node_input_facts(node.id).ok()?;
+        let known = |slot: usize| facts.get(slot)?.konst.as_ref()?.cast_to_scalar::<i64>().ok();
+        Some(([known(0)?, known(2)?], length))
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! 1. The file is mapped and its protobuf walked by hand; weights are left out and noted (`skeleton`).
 //! 2. What remains is decoded, local functions are written out (`functions`), it is checked and mended (`mend`), its inputs
-//!    get their sizes (`inputs`), bfloat16 is widened (`bfloat`); then sequences, and branches and loops of a known course, are written out (`sequences`,
+//!    get their sizes (`inputs`), what is computed twice is joined where sizes depend on data (`twice`), bfloat16 is widened
+//!    (`bfloat`); then sequences, and branches and loops of a known course, are written out (`sequences`,
 //!    `control`).
 //! 3. tract parses it, infers types and shapes, folds constants and declutters (`rewrite`); operators that Kiln lowers on its own, and
 //!    the weights, stay whole (`whole`, `rules`, `windows`); those that can be told by other ops are written out (`expand`, on
 //!    a `sketch`); some that tract reads wrongly are mended (`builders`). Every call is guarded against panics (`guard`).
+//!    A size that data decide is a symbol with a bound there (`lengths`, `either`).
 //! 4. Each node of tract's model becomes a node of the graph (`convert`, `native`, `onnx`). What has no native form becomes
 //!    an extern node, and every node leaves a recipe by which the host can evaluate it alone, by tract (`externs`;
-//!    quantisation by itself: `quantise`).
+//!    quantisation by itself: `quantise`). Where a size depends on data, it must not matter what is computed beyond it: `ragged`
+//!    says for which ops and how, `open` writes what that takes.
 
 use crate::ModelError;
 use crate::graph::Graph;
@@ -25,15 +28,21 @@ mod bfloat;
 mod builders;
 mod control;
 mod convert;
+mod either;
 mod expand;
 mod externs;
 mod functions;
 mod guard;
 mod inputs;
+mod lengths;
 mod mend;
 mod native;
 mod onnx;
+mod open;
 mod quantise;
+mod ragged;
+#[cfg(test)]
+mod ragged_tests;
 mod rewrite;
 mod rules;
 mod sequences;
@@ -41,6 +50,7 @@ mod skeleton;
 mod sketch;
 #[cfg(test)]
 mod tests;
+mod twice;
 mod types;
 mod whole;
 mod windows;
@@ -107,6 +117,9 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
     graph.input.retain(|i| !names.contains(&*i.name));
     inputs::settle(graph, options)?;
     let opset = model.opset_import.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx").map_or(1, |o| o.version);
+    if graph.node.iter().any(|n| expand::counts(&n.op_type)) {
+        twice::join(graph);
+    }
     let borders = bfloat::widen(graph);
     sequences::write_out(graph);
     let held = weights.iter().enumerate();

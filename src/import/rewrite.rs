@@ -8,7 +8,8 @@
 //! and a pass that nothing has changed for since it found nothing to do.
 
 use super::guard::{self, Trouble};
-use super::whole::IMPORTER;
+use super::whole::{CAREFUL, IMPORTER, Whole};
+use super::{either, expand};
 use std::collections::HashSet;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
@@ -27,22 +28,42 @@ const LEFT_OUT: [&str; 5] = ["ChangeAxes", "ConcatThenEinsum", "FoldUniformMask"
 
 /// The decluttered model.
 pub(super) fn decluttered(model: &ModelProto) -> Result<TypedModel, Trouble> {
-    let typed = guard::run(|| typed(parsed(model)?));
+    let typed = guard::run(|| typed(parsed(&IMPORTER, model)?));
     let typed = typed.or_else(|trouble| {
         log::debug!("types and shapes do not follow in one walk: {}", trouble.what);
-        guard::run(|| {
-            let mut model = parsed(model)?;
+        let again = guard::run(|| {
+            let mut model = parsed(&CAREFUL, model)?;
             model.analyse(false)?;
             model.into_typed()
-        })
+        });
+        // Of sizes that depend on data the first way knows more.
+        let counts = model.graph.iter().flat_map(|g| &g.node).any(|n| expand::counts(&n.op_type));
+        if counts { again.map_err(|_| trouble) } else { again }
     });
     let mut typed = typed?;
+    keep_counting(&mut typed)?;
     guard::run(|| declutter(&mut typed))?;
     Ok(typed)
 }
 
-fn parsed(model: &ModelProto) -> TractResult<InferenceModel> {
-    let parsed = IMPORTER.parse(model, None)?;
+/// An operator that finds out a size is wanted for that, even where nothing reads its output: it is made an output of the
+/// model, behind the model's own.
+fn keep_counting(model: &mut TypedModel) -> Result<(), Trouble> {
+    let counts = |node: &TypedNode| {
+        let open = node.outputs.iter().any(|o| o.fact.shape.as_concrete().is_none());
+        open && node.op_as::<Whole>().is_some_and(|whole| whole.counts.is_some())
+    };
+    let counting: Vec<OutletId> = model.nodes.iter().filter(|n| counts(n)).map(|n| n.id.into()).collect();
+    if counting.is_empty() {
+        return Ok(());
+    }
+    let mut outputs = model.outputs.clone();
+    outputs.extend(counting);
+    guard::run(|| model.select_output_outlets(&outputs))
+}
+
+fn parsed(importer: &tract_onnx::Onnx, model: &ModelProto) -> TractResult<InferenceModel> {
+    let parsed = importer.parse(model, None)?;
     ensure!(parsed.unresolved_inputs.is_empty(), "nothing yields {:?}", parsed.unresolved_inputs);
     Ok(parsed.model)
 }
@@ -71,7 +92,11 @@ fn infer(model: &mut InferenceModel, id: usize) -> TractResult<()> {
     for (slot, fact) in inferred.into_iter().enumerate() {
         let outlet = OutletId::new(id, slot);
         let fact = fact.unify(model.outlet_fact(outlet)?)?;
-        ensure!(known(&fact), "output {slot} stays open");
+        if !known(&fact) {
+            let whole = op.as_op().downcast_ref::<Whole>().or_else(|| either::open(&*op));
+            whole.map_or(Ok(()), |whole| whole.why(&model.node_facts(id)?.0))?;
+            bail!("output {slot} stays open");
+        }
         model.set_outlet_fact(outlet, fact)?;
     }
     model.node_mut(id).op = op;

@@ -377,9 +377,9 @@ fn decided_by<'a>(node: &Field<'a>, deciding: &mut HashSet<&'a str>) -> Result<(
     }
     let first = match op {
         "BlackmanWindow" | "ConstantOfShape" | "HammingWindow" | "HannWindow" | "If" | "MelWeightMatrix" | "Range" => 0,
-        "AffineGrid" | "CenterCropPad" | "Col2Im" | "Compress" | "CumProd" | "CumSum" | "DFT" | "Expand" | "OneHot" | "Pad"
-        | "Resize" | "Reshape" | "STFT" | "SequenceAt" | "Slice" | "Split" | "SplitToSequence" | "Squeeze" | "Tile" | "TopK"
-        | "Trilu" | "Unsqueeze" | "Upsample" => 1,
+        "AffineGrid" | "CenterCropPad" | "Col2Im" | "CumProd" | "CumSum" | "DFT" | "Expand" | "OneHot" | "Pad" | "Resize"
+        | "Reshape" | "STFT" | "SequenceAt" | "Slice" | "Split" | "SplitToSequence" | "Squeeze" | "Tile" | "TopK" | "Trilu"
+        | "Unsqueeze" | "Upsample" => 1,
         "MaxUnpool" => 2,
         reduction if reduction.starts_with("Reduce") => 1,
         _ => return Ok(()),

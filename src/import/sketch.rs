@@ -5,6 +5,8 @@
 //! description of an operator for both.
 
 use super::attributes::Attributes;
+use super::lengths::{self, Lengths};
+use super::ragged::{self, Seen};
 use super::types;
 use super::whole::Inputs;
 use crate::graph::{Bytes, Op};
@@ -26,13 +28,20 @@ pub(super) enum Origin {
     Constant(Bytes),
     /// An op yields it.
     Made,
+    /// A size that depends on data: `i64`, `[1]`.
+    Size(TDim),
 }
 
 /// A value: type, shape and origin.
 #[derive(Clone, Debug)]
 pub(super) struct Value {
     pub dtype: DType,
+    /// Sizes, or the most that they can be.
     pub dims: Vec<usize>,
+    /// Those that depend on data.
+    pub lengths: Lengths,
+    /// They do not follow from the op: the expansion vouches for them.
+    pub vouched: bool,
     pub origin: Origin,
 }
 
@@ -54,12 +63,16 @@ pub(super) struct Sketch<'a> {
     pub opset: i64,
     pub values: Vec<Value>,
     pub ops: Vec<Drawn>,
+    /// Sizes that the operator finds out, and their values (`i64`, `[1]`).
+    pub counted: Vec<(TDim, Ref)>,
+    /// Why an op can't be drawn.
+    trouble: Option<TractError>,
 }
 
 impl<'a> Sketch<'a> {
     /// An empty one for a node.
     pub fn new(node: &'a Inputs<'a>, opset: i64) -> Sketch<'a> {
-        Sketch { node, opset, values: vec![], ops: vec![] }
+        Sketch { node, opset, values: vec![], ops: vec![], counted: vec![], trouble: None }
     }
 
     pub fn attributes(&self) -> Attributes<'a> {
@@ -77,7 +90,7 @@ impl<'a> Sketch<'a> {
     }
 
     fn add(&mut self, dtype: DType, dims: &[usize], origin: Origin) -> Ref {
-        self.values.push(Value { dtype, dims: dims.to_vec(), origin });
+        self.values.push(Value { dtype, dims: dims.to_vec(), lengths: vec![], vouched: false, origin });
         Ref(self.values.len() - 1)
     }
 
@@ -88,9 +101,13 @@ impl<'a> Sketch<'a> {
         if let Some(known) = known {
             return Ok(Some(Ref(known)));
         }
-        let dims = fact.shape.as_concrete().with_context(|| format!("the shape of input {slot} depends on data"))?;
+        let (dims, lengths) = lengths::of(&fact.shape).with_context(|| format!("the shape of input {slot} depends on data"))?;
+        let followed = lengths.is_empty() || super::expand::follows(self.op_type());
+        ensure!(followed, "the shape of input {slot} depends on data: {:?}", fact.shape);
         let dtype = types::dtype(fact.datum_type)?;
-        Ok(Some(self.add(dtype, dims, Origin::Input(slot))))
+        let value = self.add(dtype, &dims, Origin::Input(slot));
+        self.values[value.0].lengths = lengths;
+        Ok(Some(value))
     }
 
     /// An input that must be there.
@@ -180,8 +197,83 @@ impl<'a> Sketch<'a> {
     /// An op of one output.
     pub fn op(&mut self, op: Op, inputs: &[Ref], dtype: DType, dims: &[usize]) -> Ref {
         let out = self.add(dtype, dims, Origin::Made);
-        self.ops.push(Drawn { op, inputs: inputs.iter().map(|&v| Some(v)).collect(), outputs: vec![Some(out)] });
+        self.draw(Drawn { op, inputs: inputs.iter().map(|&v| Some(v)).collect(), outputs: vec![Some(out)] });
         out
+    }
+
+    /// Adds an op, whose outputs get the lengths that follow.
+    pub fn draw(&mut self, drawn: Drawn) {
+        let open = drawn.inputs.iter().flatten().any(|v| !self.values[v.0].lengths.is_empty());
+        if open && let Some(first) = drawn.outputs.iter().flatten().next() {
+            let seen = |v: &Option<Ref>| {
+                let value = &self.values[v.as_ref()?.0];
+                Some(Seen { dims: &value.dims, lengths: &value.lengths })
+            };
+            let inputs: Vec<_> = drawn.inputs.iter().map(seen).collect();
+            match ragged::through(&drawn.op, &inputs, self.dims(*first), None) {
+                Ok(passed) => {
+                    drawn.outputs.iter().flatten().for_each(|v| self.values[v.0].lengths.clone_from(&passed.lengths));
+                }
+                Err(trouble) => self.trouble = self.trouble.take().or(Some(trouble)),
+            }
+        }
+        self.ops.push(drawn);
+    }
+
+    /// An op that finds elements, at the most `dims[0]` of them, and says how many they are: the first of its outputs.
+    pub fn found(&mut self, op: Op, inputs: &[Option<Ref>], dims: &[usize]) -> TractResult<Ref> {
+        let length = self.symbol(dims[0])?;
+        let mut dims = dims.to_vec();
+        dims[0] = lengths::planned(&length)?;
+        let out = self.add(DType::I64, &dims, Origin::Made);
+        let count = self.add(DType::I64, &[1], Origin::Made);
+        self.draw(Drawn { op, inputs: inputs.to_vec(), outputs: vec![Some(out), Some(count)] });
+        self.vouch(count, vec![]);
+        self.vouch(out, vec![(0, length.clone())]);
+        self.counted.push((length, count));
+        Ok(out)
+    }
+
+    /// A size that the operator finds out, at most `most`. There is one for each number.
+    pub fn symbol(&self, most: usize) -> TractResult<TDim> {
+        let base = self.node.counts.context("its size depends on data")?;
+        lengths::symbol(base, self.counted.len(), most)
+    }
+
+    /// Says what the lengths of a value are, where its op does not.
+    pub fn vouch(&mut self, v: Ref, lengths: Lengths) {
+        self.values[v.0].lengths = lengths;
+        self.values[v.0].vouched = true;
+    }
+
+    /// How long an axis is: a number, or an expression of sizes that depend on data.
+    pub fn size(&self, v: Ref, axis: usize) -> TDim {
+        lengths::along(&self.values[v.0].lengths, axis).cloned().unwrap_or_else(|| self.dims(v)[axis].into())
+    }
+
+    /// A size as a value: `i64`, `[1]`.
+    pub fn size_value(&mut self, size: &TDim) -> Ref {
+        match size.as_i64() {
+            Some(size) => self.i64s(&[size], &[1]),
+            None => self.add(DType::I64, &[1], Origin::Size(size.clone())),
+        }
+    }
+
+    /// The sizes of an input that is a constant, if it is one.
+    pub fn sizes(&self, slot: usize) -> TractResult<Option<Vec<TDim>>> {
+        let Ok(Some(tensor)) = self.known(slot, "sizes") else { return Ok(None) };
+        if tensor.datum_type() == DatumType::TDim {
+            return Ok(Some(tensor.try_as_plain_ram()?.as_slice::<TDim>()?.to_vec()));
+        }
+        // tract's own cast to `TDim` cuts numbers to 32 bits.
+        let ints = tensor.cast_to::<i64>()?;
+        Ok(Some(ints.try_as_plain_ram()?.as_slice::<i64>()?.iter().map(|&i| i.into()).collect()))
+    }
+
+    /// # Errors
+    /// When one of the ops can't be drawn.
+    pub fn sound(&mut self) -> TractResult<()> {
+        self.trouble.take().map_or(Ok(()), Err)
     }
 
     pub fn unary(&mut self, f: Unary, p: [f32; 2], x: Ref) -> Ref {
@@ -294,6 +386,31 @@ impl<'a> Sketch<'a> {
         self.op(Op::Reduce { kind, axes: axes.to_vec() }, &[x], self.dtype(x), &dims)
     }
 
+    /// The largest or smallest along an axis, `length` of them, and where they stood (`i64`).
+    pub fn top_k(&mut self, x: Ref, axis: usize, min: bool, dims: &[usize], length: TDim) -> TractResult<Vec<Ref>> {
+        let (y, order) = (self.add(self.dtype(x), dims, Origin::Made), self.add(DType::I64, dims, Origin::Made));
+        let mut lengths: Lengths = self.values[x.0].lengths.iter().filter(|l| l.0 != axis).cloned().collect();
+        if length.as_i64().is_none() {
+            lengths.push((axis, length));
+            lengths.sort_by_key(|l| l.0);
+        }
+        for v in [y, order] {
+            self.vouch(v, lengths.clone());
+        }
+        let op = Op::TopK { axis, min };
+        self.ops.push(Drawn { op, inputs: vec![Some(x)], outputs: vec![Some(y), Some(order)] });
+        Ok(vec![y, order])
+    }
+
+    /// The elements of a row in ascending order, equal ones as they stand, and where they stood (`i64`).
+    pub fn sorted(&mut self, x: Ref) -> (Ref, Ref) {
+        let (dtype, dims) = (self.dtype(x), self.dims(x).to_vec());
+        let (y, order) = (self.add(dtype, &dims, Origin::Made), self.add(DType::I64, &dims, Origin::Made));
+        let op = Op::TopK { axis: 0, min: true };
+        self.draw(Drawn { op, inputs: vec![Some(x)], outputs: vec![Some(y), Some(order)] });
+        (y, order)
+    }
+
     pub fn softmax(&mut self, x: Ref, axis: usize, log: bool) -> Ref {
         let dims = self.dims(x).to_vec();
         self.op(Op::Softmax { axis, log }, &[x], self.dtype(x), &dims)
@@ -329,6 +446,7 @@ impl<'a> Sketch<'a> {
 
     /// Types and shapes of values, as tract has them.
     pub fn facts(&self, values: &[Ref]) -> TractResult<Vec<TypedFact>> {
-        values.iter().map(|&v| Ok(types::datum_type(self.dtype(v))?.fact(self.dims(v)))).collect()
+        let shape = |v: Ref| lengths::shape(self.dims(v), &self.values[v.0].lengths);
+        values.iter().map(|&v| Ok(types::datum_type(self.dtype(v))?.fact(shape(v)))).collect()
     }
 }

@@ -27,7 +27,16 @@ pub(super) const HELD: &str = "KilnWeight";
 pub(super) const COPY: &str = "KilnCopy";
 
 /// An importer whose operators are kept whole as `rules` says.
-pub(super) static IMPORTER: LazyLock<tract_onnx::Onnx> = LazyLock::new(importer);
+///
+/// It takes for granted that what can be known of a node's inputs is known when it is asked for its outputs.
+pub(super) static IMPORTER: LazyLock<tract_onnx::Onnx> = LazyLock::new(|| {
+    let mut onnx = CAREFUL.clone();
+    super::either::register(&mut onnx);
+    onnx
+});
+
+/// Another, which does not: for tract's own analysis, that asks again and again. Fewer sizes can depend on data.
+pub(super) static CAREFUL: LazyLock<tract_onnx::Onnx> = LazyLock::new(importer);
 
 fn importer() -> tract_onnx::Onnx {
     let mut onnx = STOCK.clone().with_ignore_value_info(true);
@@ -43,9 +52,26 @@ fn importer() -> tract_onnx::Onnx {
 fn whole(ctx: &ParsingContext, node: &NodeProto) -> Built {
     let opset = ctx.onnx_operator_set_version;
     match rules::rule(node, opset).or_else(|| expand::rule(node)) {
-        Some(rule) => Ok((Box::new(Whole::new(node, opset, rule)), vec![])),
+        Some(rule) => {
+            let mut whole = Whole::new(node, opset, rule);
+            whole.counts = counts(ctx, node);
+            Ok((Box::new(whole), vec![]))
+        }
         None => super::builders::stock(ctx, node),
     }
+}
+
+/// For what a node counts, if its operator does: the same for nodes that count what is true of the same tensor.
+fn counts(ctx: &ParsingContext, node: &NodeProto) -> Option<Symbol> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mask = match &*node.op_type {
+        "NonZero" => node.input.first(),
+        "Compress" => node.input.get(1),
+        op_type => return expand::counts(op_type).then(|| ctx.template.symbols.new_with_prefix("n")),
+    };
+    let mut hash = DefaultHasher::new();
+    mask?.hash(&mut hash);
+    Some(ctx.template.symbols.sym(&format!("true_{:016x}", hash.finish())))
 }
 
 /// A node of ONNX with its types and shapes.
@@ -58,12 +84,14 @@ pub(super) struct Whole {
     /// Per ONNX input: which of tract's inputs it is (absent ones are left out there).
     pub slots: Vec<Option<usize>>,
     rule: Rule,
+    /// For what it counts, if it is an operator that does: see [`lengths`](super::lengths).
+    pub counts: Option<Symbol>,
 }
 
 impl Whole {
     fn new(node: &NodeProto, opset: i64, rule: Rule) -> Whole {
         let slots = optional_inputs(node).take(node.input.len()).collect();
-        Whole { node: Arc::new(node.clone()), opset, slots, rule }
+        Whole { node: Arc::new(node.clone()), opset, slots, rule, counts: None }
     }
 
     /// One that is written out by this expansion.
@@ -78,13 +106,26 @@ impl Whole {
         super::externs::alone(&self.node, self.opset, &self.slots, &facts, &constants)?.run(tvec![])
     }
 
+    /// The node and what is known of its inputs.
+    pub fn inputs<'a>(&'a self, facts: &'a [&'a TypedFact]) -> Inputs<'a> {
+        Inputs { node: &self.node, slots: &self.slots, facts, counts: self.counts.as_ref() }
+    }
+
+    /// # Errors
+    /// Why types and shapes of its outputs can't be said, if these inputs are all that can be known.
+    pub fn why(&self, inputs: &[&InferenceFact]) -> TractResult<()> {
+        let known: Option<Vec<TypedFact>> = inputs.iter().map(|&f| TypedFact::try_from(f).ok()).collect();
+        known.map_or(Ok(()), |known| self.facts(&known.iter().collect::<Vec<_>>()).map(|_| ()))
+    }
+
     fn facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let inputs = Inputs { node: &self.node, slots: &self.slots, facts: inputs };
+        let inputs = self.inputs(inputs);
         let all = match self.rule.shapes {
             Shapes::Rule(shapes) => shapes(&inputs)?,
             Shapes::Expansion(expansion) => {
                 let mut sketch = Sketch::new(&inputs, self.opset);
                 let outputs = expansion(&mut sketch)?;
+                sketch.sound()?;
                 sketch.facts(&outputs)?
             }
         };
@@ -97,7 +138,10 @@ impl Whole {
 pub(super) fn drawn<'a>(whole: &'a Whole, inputs: &'a Inputs<'a>) -> Option<TractResult<(Sketch<'a>, Vec<Ref>)>> {
     let Shapes::Expansion(expansion) = whole.rule.shapes else { return None };
     let mut sketch = Sketch::new(inputs, whole.opset);
-    Some(expansion(&mut sketch).map(|outputs| (sketch, outputs)))
+    Some(expansion(&mut sketch).and_then(|outputs| {
+        sketch.sound()?;
+        Ok((sketch, outputs))
+    }))
 }
 
 impl PartialEq for Whole {
@@ -209,6 +253,8 @@ pub(super) struct Inputs<'a> {
     pub node: &'a NodeProto,
     pub slots: &'a [Option<usize>],
     pub facts: &'a [&'a TypedFact],
+    /// For what the operator counts.
+    pub counts: Option<&'a Symbol>,
 }
 
 impl<'a> Inputs<'a> {

@@ -178,6 +178,9 @@ pub(in super::super) fn squeeze(s: &mut Sketch<'_>) -> Drawn {
 /// As numpy slices, with constant starts, ends, axes and steps.
 pub(in super::super) fn slice(s: &mut Sketch<'_>) -> Drawn {
     let mut x = s.input(0)?;
+    if !s.values[x.0].lengths.is_empty() || s.ints(1, "starts").is_err() || s.ints(2, "ends").is_err() {
+        return super::find::slice(s);
+    }
     let starts = s.ints(1, "starts")?.context("input 1 is missing")?;
     let ends = s.ints(2, "ends")?.context("input 2 is missing")?;
     let axes = s.ints(3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());

@@ -126,21 +126,6 @@ pub(super) fn reverse_sequence(s: &mut Sketch<'_>) -> Drawn {
     Ok(vec![s.op(Op::GatherElements { axis: time }, &[x, index], s.dtype(x), &dims)])
 }
 
-/// Rows whose condition, which must be a constant, holds.
-pub(super) fn compress(s: &mut Sketch<'_>) -> Drawn {
-    let mut x = s.input(0)?;
-    let condition = s.ints(1, "the condition")?.context("input 1 is missing")?;
-    let axis = if s.attributes().has("axis") {
-        s.axis(s.attributes().int("axis", 0), x)?
-    } else {
-        x = s.reshape(x, &[s.len(x)])?;
-        0
-    };
-    let places: Vec<usize> = (0..condition.len()).filter(|&i| condition[i] != 0).collect();
-    ensure!(places.last().is_none_or(|&p| p < s.dims(x)[axis]), "the condition is longer than axis {axis}");
-    Ok(vec![s.take(x, axis, &places)])
-}
-
 /// `on` where the index is the place along the new axis, else `off`; indices out of range are nowhere.
 pub(super) fn one_hot(s: &mut Sketch<'_>) -> Drawn {
     let (index, values) = (s.input(0)?, s.input(2)?);

@@ -10,9 +10,9 @@ use crate::tensor::DType;
 use tract_onnx::pb::NodeProto;
 
 mod attention;
-mod constant;
 mod data;
 mod element;
+mod find;
 mod index;
 mod loss;
 mod pool;
@@ -23,6 +23,7 @@ mod signal;
 mod tests;
 
 pub(super) use data::{diagonal, slice, squeeze};
+pub(super) use find::top_k;
 pub(super) use reduce::reduce;
 
 /// Operator, its expansion, and whether tract may fold it where all inputs are integers that are known.
@@ -36,7 +37,7 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("Celu", element::celu, false),
     ("CenterCropPad", data::center_crop_pad, false),
     ("Col2Im", pool::col2im, false),
-    ("Compress", index::compress, true),
+    ("Compress", find::compress, true),
     ("CumProd", reduce::cumulate, false),
     ("CumSum", reduce::cumulate, true),
     ("DFT", signal::dft, false),
@@ -53,7 +54,8 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("MaxUnpool", pool::max_unpool, false),
     ("MeanVarianceNormalization", reduce::mean_variance_normalization, false),
     ("NegativeLogLikelihoodLoss", loss::negative_log_likelihood, false),
-    ("NonMaxSuppression", constant::non_max_suppression, false),
+    ("NonMaxSuppression", find::non_max_suppression, false),
+    ("NonZero", find::non_zero, true),
     ("OneHot", index::one_hot, true),
     ("PRelu", element::prelu, false),
     ("Pad", data::pad, true),
@@ -72,13 +74,27 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("TensorScatter", index::tensor_scatter, false),
     ("Tile", data::tile, true),
     ("Trilu", data::trilu, true),
-    ("Unique", constant::unique, false),
+    ("Unique", find::unique, false),
     ("Upsample", resize::resize, false),
 ];
 
 /// The operators that have an expansion.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|row| row.0)
+}
+
+/// Whether the operator may find out a size: how many elements are true, or kept.
+pub(super) fn counts(op_type: &str) -> bool {
+    matches!(op_type, "Compress" | "NonMaxSuppression" | "NonZero" | "Unique")
+}
+
+/// Whether an expansion draws right for inputs whose sizes depend on data: it takes none of these sizes for a number.
+pub(super) fn follows(op_type: &str) -> bool {
+    const ELEMENTS: [&str; 6] = ["BitCast", "BitShift", "Celu", "PRelu", "SwiGLU", "Swish"];
+    const ROWS: [&str; 4] = ["GatherElements", "GatherND", "OneHot", "RoiAlign"];
+    const OTHERS: [&str; 5] = ["CumSum", "LayerNormalization", "Scatter", "ScatterElements", "ScatterND"];
+    let others = op_type.starts_with("Reduce") || matches!(op_type, "Slice" | "TopK");
+    counts(op_type) || others || [&ELEMENTS[..], &ROWS, &OTHERS].iter().any(|names| names.contains(&op_type))
 }
 
 /// The rule of a node whose operator has an expansion.
