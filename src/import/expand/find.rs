@@ -27,13 +27,13 @@ pub(super) fn non_zero(s: &mut Sketch<'_>) -> Drawn {
     let mask = s.reshape(mask, &[s.len(x)])?;
     let found = s.found(Op::NonZero, &[Some(mask)], &[s.len(x)])?;
     let mut rows = vec![];
-    for axis in 0..dims.len() {
+    for (axis, &size) in dims.iter().enumerate() {
         let mut place = found;
         if stride(axis) > 1 {
             place = s.with(Binary::Div, place, stride(axis) as f64)?;
         }
         if axis > 0 {
-            place = s.with(Binary::Rem, place, dims[axis] as f64)?;
+            place = s.with(Binary::Rem, place, size as f64)?;
         }
         let row = [1, s.len(place)];
         rows.push(s.reshape(place, &row)?);
