@@ -10,5 +10,13 @@ fn main() {
     if target("ARCH") == "x86_64" && target("OS") == "linux" && target("ENV") == "gnu" && !is_static {
         println!("cargo:rustc-link-arg-bin=kiln=-no-pie");
         println!("cargo:rustc-link-arg-bin=kiln=-Wl,-z,keep-text-section-prefix");
+        // The other way round, what every start runs is put together too. The list is part of the repository, not of the package;
+        // mold takes no linker scripts.
+        let order = format!("{}/targets/x86_64-linux/start.ld", std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default());
+        let mold = std::env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("mold"));
+        if std::path::Path::new(&order).exists() && !mold {
+            println!("cargo:rerun-if-changed={order}");
+            println!("cargo:rustc-link-arg-bin=kiln=-Wl,-T,{order}");
+        }
     }
 }
