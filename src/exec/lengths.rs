@@ -2,8 +2,8 @@
 
 use super::{Key, Session};
 use crate::error::Result;
-use crate::image::layout::TensorRecord;
-use crate::tensor::{MAX_RANK, Shape};
+use crate::image::layout::{LengthRecord, TensorRecord};
+use crate::tensor::Shape;
 
 impl Session<'_> {
     /// The sizes of the output of this name or position, outermost first: those of the image, but for axes
@@ -14,27 +14,32 @@ impl Session<'_> {
     /// As [`Session::output_bytes`].
     pub fn output_dims(&self, key: impl Key) -> Result<Shape> {
         let (number, t) = self.find_output(key)?;
-        let dims = self.sizes(number, t);
+        let mut dims = t.dims;
+        for record in self.lengths(number) {
+            if let Some([_, length]) = self.length(record, t) {
+                dims[record.axis as usize] = length as u32;
+            }
+        }
         // A checked tensor has no more axes than a shape may have.
         Ok(Shape::new(&dims[..t.dims().len()]).unwrap_or_default())
     }
 
     /// The number of elements that are there of an output, when a run is over: no more than its tensor has.
     pub(super) fn elements(&self, number: u32, t: &TensorRecord) -> usize {
-        TensorRecord { dims: self.sizes(number, t), ..*t }.elements()
+        let all = t.elements();
+        let part = |n, record| self.length(record, t).map_or(n, |[most, length]| n / most.max(1) * length);
+        self.lengths(number).fold(all, part)
     }
 
-    /// The sizes of an output when a run is over.
-    fn sizes(&self, number: u32, t: &TensorRecord) -> [u32; MAX_RANK] {
-        let mut dims = t.dims;
-        for record in self.program().lengths().iter().filter(|record| record.tensor == number) {
-            let most = &mut dims[record.axis as usize];
-            let count = &self.program().tensors()[record.count as usize];
-            // A count is data like any other: the check can't know it.
-            if let Some(&count) = self.bytes(count).first_chunk() {
-                *most = i64::from_le_bytes(count).clamp(0, *most as i64) as u32;
-            }
-        }
-        dims
+    fn lengths(&self, number: u32) -> impl Iterator<Item = &LengthRecord> {
+        self.program().lengths().iter().filter(move |record| record.tensor == number)
+    }
+
+    /// How long an axis of an output may be and is, when a run is over. What the record says need not have been checked (firmware
+    /// leaves that out), and the count is data like any other.
+    fn length(&self, record: &LengthRecord, t: &TensorRecord) -> Option<[usize; 2]> {
+        let most = *t.dims().get(record.axis as usize)? as usize;
+        let count = self.count(self.program().tensors().get(record.count as usize)?)?;
+        Some([most, count.clamp(0, most as i64) as usize])
     }
 }

@@ -341,7 +341,8 @@ impl<'a> Session<'a> {
     pub fn output_bytes(&self, key: impl Key) -> Result<&[u8]> {
         let (number, t) = self.find_output(key)?;
         let bytes = self.elements(number, t) * t.dtype().size();
-        Ok(&self.bytes(t)[..bytes])
+        // SAFETY: as in `output`.
+        Ok(unsafe { core::slice::from_raw_parts(self.address(t), bytes) })
     }
 
     /// An output's tensor and its number, when a run is over.
@@ -355,10 +356,11 @@ impl<'a> Session<'a> {
         Ok((numbers[i], &self.program.tensors()[numbers[i] as usize]))
     }
 
-    /// The bytes of a tensor of its program, all that its sizes say.
-    pub(super) fn bytes(&self, t: &'a TensorRecord) -> &[u8] {
-        // SAFETY: as in `output`.
-        unsafe { core::slice::from_raw_parts(self.address(t), t.elements() * t.dtype().size()) }
+    /// What a tensor of `i64` holds first, if it is one.
+    pub(super) fn count(&self, t: &TensorRecord) -> Option<i64> {
+        let holds = t.dtype == DType::I64 as u8 && t.elements() > 0;
+        // SAFETY: a checked tensor, of eight bytes at least, inside its memory and initialised.
+        holds.then(|| unsafe { self.address(t).cast::<i64>().read_unaligned() })
     }
 
     fn address(&self, t: &TensorRecord) -> *const u8 {

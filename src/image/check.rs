@@ -6,7 +6,8 @@
 //! * state lies in the arena's first bytes and nothing else does;
 //! * inputs, and every op's outputs, are in the arena;
 //! * where a run decides the length of an output's axis, the output has such an axis, said once, and a tensor of the program holds
-//!   the length, one `i64` (what it is, no run can be trusted with: the session takes it for no more than the axis has);
+//!   the length, one `i64` (what it is, no run can be trusted with: the session takes it for no more than the axis has; with the
+//!   feature `terse` a record that is wrong is not refused here, and the session leaves the axis as it is);
 //! * operands are tensors of the program, and pass the op's own [check](crate::program::check);
 //! * an op's scratch memory lies inside the arena, and overlaps neither state nor the op's operands;
 //! * the multiply-accumulates that a program states are the sum of its ops', so whoever bounds the work of what it runs by
@@ -188,7 +189,9 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
             return Err(Error::new(Kind::BadImage, "an input lies in the weights").at(Where::Tensor(number)));
         }
     }
-    lengths(record, tensors, lists)?;
+    if cfg!(not(feature = "terse")) {
+        lengths(record, tensors, lists)?;
+    }
     let mut rest = Ops::of(ops);
     for i in 0..record.ops {
         op(record, tensors, image.header.alignment, &mut rest, rules).map_err(|e| e.at(Where::Op(i)))?;
@@ -199,24 +202,22 @@ fn program(image: &Image<'_>, record: &ProgramRecord, rules: RulesOf<'_>) -> Res
     Ok(())
 }
 
-/// Lengths that a run decides: how much of an output there is to read hangs on them.
+/// Lengths that a run decides. How much of an output there is to read hangs on them, but no memory access: a session looks again.
+/// So the smallest of firmware, whose errors have no texts, goes without.
 fn lengths(record: &ProgramRecord, tensors: &[TensorRecord], lists: &[u32]) -> Result<()> {
     let (ports, records) = lists.split_at(lists.len() - 3 * record.lengths as usize);
     let outputs = &ports[record.inputs as usize..][..record.outputs as usize];
-    let mut last = None;
+    let mut next = 0;
     for &[number, axis, count] in records.as_chunks::<3>().0 {
-        let of = |what| Err(Error::new(Kind::BadImage, what).at(Where::Tensor(number)));
-        // A program's outputs are its tensors, by now.
-        if !outputs.contains(&number) || axis >= tensors[number as usize].rank as u32 {
-            return of("a length is of no output's axis");
+        // A program's outputs are its tensors, by now. In order, no axis is named twice; one error keeps firmware small.
+        let key = (number as u64) << 32 | axis as u64;
+        let fits = key >= next && outputs.contains(&number) && axis < tensors[number as usize].rank as u32;
+        let counts = |t: &TensorRecord| t.dtype == DType::I64 as u8 && t.elements() == 1;
+        if !(fits && tensors.get(count as usize).is_some_and(counts)) {
+            let what = "a length is of no output's axis, or out of order, or stands in no tensor of one int64";
+            return Err(Error::new(Kind::BadImage, what).at(Where::Tensor(number)));
         }
-        if !tensors.get(count as usize).is_some_and(|t| t.dtype == DType::I64 as u8 && t.elements() == 1) {
-            return of("a length stands in no tensor of one int64");
-        }
-        if last.is_some_and(|last| last >= (number, axis)) {
-            return of("the lengths of axes are not in order, or one is said twice");
-        }
-        last = Some((number, axis));
+        next = key + 1;
     }
     Ok(())
 }

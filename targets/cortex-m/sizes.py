@@ -15,7 +15,7 @@ ROOT = HERE.parent.parent
 ELF = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "cortex-m/thumbv7em-none-eabihf/small/size"
 
 
-CORE = 6_100  # bytes of the core alone, at most
+CORE = 6_400  # bytes of the core alone, at most
 
 
 def kinds():
