@@ -33,7 +33,7 @@ const BYTES: [(OpKind, u64); 24] = [
     (OpKind::GridSample, 832),
     (OpKind::RoiAlign, 544),
     (OpKind::NonZero, 320),
-    (OpKind::NonMaxSuppression, 544),
+    (OpKind::NonMaxSuppression, 592),
 ];
 
 /// Bytes that a run takes whose largest op is of this kind; none of an extern op, which is the host's.
