@@ -164,16 +164,21 @@ impl Converter<'_> {
         Ok(())
     }
 
-    /// Indices into an axis whose length is `size`: negative ones count from its end.
-    fn counted(&mut self, node: &TypedNode, index: ValueId, size: &TDim) -> Result<ValueId, ModelError> {
+    /// Indices into an axis whose length is `size`: negative ones count from its end. Of tuples of indices, those at `place`.
+    fn counted(&mut self, node: &TypedNode, index: ValueId, place: Option<usize>, size: &TDim) -> Result<ValueId, ModelError> {
         let Value { dtype, dims, constant, .. } = self.graph.values[index.0].clone();
         let negative = |bytes: &[u8]| bytes.chunks_exact(dtype.size()).any(|i| i.last().is_some_and(|b| b & 0x80 != 0));
         if constant.is_some_and(|c| !negative(c.as_slice())) {
             return Ok(index);
         }
         let mut size = self.count(node, size)?;
+        if let (Some(place), Some(&depth)) = (place, dims.last()) {
+            let here = self.i64s((0..depth).map(|i| (i == place) as i64), &[depth]);
+            size = self.binary(node, Binary::Mul, size, here);
+        }
         if dtype != DType::I64 {
-            size = self.emit(node, Op::Cast, &[size], dtype, &[1]);
+            let dims = self.dims(size);
+            size = self.emit(node, Op::Cast, &[size], dtype, &dims);
         }
         let zero = self.bytes(dtype, &[1], vec![0; dtype.size()]);
         let below = self.binary(node, Binary::Less, index, zero);
@@ -242,9 +247,9 @@ impl Converter<'_> {
                 inputs[slot] = Some(masked);
             }
         }
-        for (slot, size) in indices {
+        for (slot, place, size) in indices {
             if let Some(index) = inputs[slot] {
-                inputs[slot] = Some(self.counted(node, index, &size)?);
+                inputs[slot] = Some(self.counted(node, index, place, &size)?);
             }
         }
         if let (Some(length), [Some(x), Some(index), Some(rows)]) = (writes, &inputs[..]) {

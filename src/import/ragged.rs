@@ -44,8 +44,8 @@ pub(super) struct Passed {
     pub lengths: Lengths,
     /// Inputs whose rest along an axis must be masked before.
     pub masks: Vec<(usize, usize, Mask)>,
-    /// Inputs of indices into an axis of this length: a negative one counts from its end.
-    pub indices: Vec<(usize, TDim)>,
+    /// Inputs of indices into an axis of this length: a negative one counts from its end. Of tuples of indices, the place.
+    pub indices: Vec<(usize, Option<usize>, TDim)>,
     /// Its rest along this axis must be made good.
     pub repeat: Option<usize>,
     /// A mean: it is the sum of as many elements as this, divided by their number.
@@ -150,7 +150,7 @@ pub(super) fn through(op: &Op, inputs: &[Option<Seen<'_>>], dims: &[usize], told
             let mut lengths: Lengths = x.lengths.iter().filter(|l| l.0 < *axis).cloned().collect();
             lengths.extend(index.lengths.iter().map(|(a, l)| (a + axis, l.clone())));
             lengths.extend(x.lengths.iter().filter(|l| l.0 > *axis).map(|(a, l)| (a + index.dims.len() - 1, l.clone())));
-            let indices = along(x.lengths, *axis).map(|n| (1, n.clone()));
+            let indices = along(x.lengths, *axis).map(|n| (1, None, n.clone()));
             Passed { indices: indices.into_iter().collect(), ..Passed::with(lengths) }
         }
         Op::GatherElements { axis } => {
@@ -159,7 +159,7 @@ pub(super) fn through(op: &Op, inputs: &[Option<Seen<'_>>], dims: &[usize], told
             for (a, length) in x.lengths.iter().filter(|l| l.0 != *axis) {
                 ensure!(along(&lengths, *a) == Some(length), "its indices have no axis of {length}");
             }
-            let indices = along(x.lengths, *axis).map(|n| (1, n.clone()));
+            let indices = along(x.lengths, *axis).map(|n| (1, None, n.clone()));
             Passed { indices: indices.into_iter().collect(), ..Passed::with(lengths) }
         }
         Op::GatherNd { batch } => {
@@ -167,12 +167,12 @@ pub(super) fn through(op: &Op, inputs: &[Option<Seen<'_>>], dims: &[usize], told
             let outer = index.dims.len() - 1;
             let depth = index.dims[outer];
             ensure!(along(index.lengths, outer).is_none(), "how many indices name a row depends on data");
-            let named = x.lengths.iter().find(|(a, _)| *a < batch + depth);
-            let indices = match named {
-                None => vec![],
-                Some((0, n)) if depth == 1 && *batch == 0 => vec![(1, n.clone())],
-                Some((a, _)) => bail!("it goes by indices into axis {a}, whose size depends on data"),
-            };
+            let named = x.lengths.iter().filter(|(a, _)| *a < batch + depth);
+            let indices = named.map(|(a, n)| {
+                let place = a.checked_sub(*batch).with_context(|| format!("the size of axis {a} depends on data"))?;
+                Ok((1, Some(place), n.clone()))
+            });
+            let indices = indices.collect::<TractResult<_>>()?;
             let mut lengths = index.lengths.clone();
             lengths
                 .extend(x.lengths.iter().filter(|l| l.0 >= batch + depth).map(|(a, l)| (a - batch - depth + outer, l.clone())));

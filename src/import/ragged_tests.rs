@@ -258,6 +258,38 @@ fn boxes_that_stand_for_others() {
 }
 
 #[test]
+fn rows_behind_rows() {
+    // Of the rows whose sum is above zero, repeated and padded, the elements above zero: indices into what has such a size.
+    let nodes = vec![
+        node("ReduceSum", &["x", "second"], &["sum"], vec![int("keepdims", 0)]),
+        node("Greater", &["sum", "zero"], &["good"], vec![]),
+        node("Compress", &["x", "good"], &["rows"], vec![int("axis", 0)]),
+        node("Tile", &["rows", "twice"], &["wide"], vec![]),
+        node("Pad", &["wide", "pads"], &["padded"], vec![]),
+        node("Greater", &["padded", "zero"], &["above"], vec![]),
+        node("NonZero", &["above"], &["found"], vec![]),
+        node("Transpose", &["found"], &["places"], vec![ints("perm", vec![1, 0])]),
+        node("GatherND", &["padded", "places"], &["y"], vec![]),
+    ];
+    let constants =
+        vec![integers("second", &[1]), integers("twice", &[1, 2]), integers("pads", &[0, 1, 0, 0]), floats("zero", &[], &[0.0])];
+    let mut compiled = Compiled::new(with(model(13, &[3, 2], nodes), constants));
+    assert_eq!(compiled.run::<f32>(&[-1., 3., 2., -5., 4., 6.]), (vec![6], vec![3., 3., 4., 6., 4., 6.]));
+    assert_eq!(compiled.run::<f32>(&[-1.; 6]), (vec![0], vec![]));
+    // Tuples that count from the end of both axes.
+    let nodes = vec![
+        node("ReduceSum", &["x", "second"], &["sum"], vec![int("keepdims", 0)]),
+        node("Greater", &["sum", "zero"], &["good"], vec![]),
+        node("Compress", &["x", "good"], &["rows"], vec![int("axis", 0)]),
+        node("GatherND", &["rows", "corner"], &["y"], vec![]),
+    ];
+    let corner = TensorProto { dims: vec![1, 2], ..integers("corner", &[-1, -2]) };
+    let constants = vec![integers("second", &[1]), floats("zero", &[], &[0.0]), corner];
+    let mut compiled = Compiled::new(with(model(13, &[3, 2], nodes), constants));
+    assert_eq!(compiled.run::<f32>(&[-1., 3., 2., 5., -4., -6.]), (vec![1], vec![2.0]));
+}
+
+#[test]
 fn what_can_not_be_followed_is_refused() {
     let refused = |nodes: Vec<NodeProto>, constants, parts: &[&str]| {
         let error = built(kept(nodes, 6, constants)).map(|i| i.graph).unwrap_err().to_string();

@@ -26,6 +26,7 @@ pub(super) fn pad(s: &mut Sketch<'_>) -> Drawn {
     if mode != "constant" {
         for a in 0..rank {
             if before[a] != 0 || after[a] != 0 {
+                ensure!(s.size(x, a).as_i64().is_some(), "the size of axis {a}, which it pads, depends on data");
                 let n = s.dims(x)[a];
                 let places = places(mode, n, before[a], after[a])?;
                 x = s.take(x, a, &places);

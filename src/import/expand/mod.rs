@@ -92,7 +92,7 @@ pub(super) fn counts(op_type: &str) -> bool {
 pub(super) fn follows(op_type: &str) -> bool {
     const ELEMENTS: [&str; 6] = ["BitCast", "BitShift", "Celu", "PRelu", "SwiGLU", "Swish"];
     const ROWS: [&str; 4] = ["GatherElements", "GatherND", "OneHot", "RoiAlign"];
-    const OTHERS: [&str; 5] = ["CumSum", "LayerNormalization", "Scatter", "ScatterElements", "ScatterND"];
+    const OTHERS: [&str; 7] = ["CumSum", "LayerNormalization", "Pad", "Scatter", "ScatterElements", "ScatterND", "Tile"];
     let others = op_type.starts_with("Reduce") || matches!(op_type, "Slice" | "TopK");
     counts(op_type) || others || [&ELEMENTS[..], &ROWS, &OTHERS].iter().any(|names| names.contains(&op_type))
 }
