@@ -26,6 +26,9 @@ use tract_onnx::tract_hir::tract_core::optim::Optimizer;
 /// others follow masks that are expressions of symbols.
 const LEFT_OUT: [&str; 5] = ["ChangeAxes", "ConcatThenEinsum", "FoldUniformMask", "PropagateRoi", "PropagateUniformTdim"];
 
+/// What is said of an output that nothing is known of.
+const OPEN: &str = "stays open";
+
 /// The decluttered model.
 pub(super) fn decluttered(model: &ModelProto) -> Result<TypedModel, Trouble> {
     let typed = guard::run(|| typed(parsed(&IMPORTER, model)?));
@@ -36,9 +39,10 @@ pub(super) fn decluttered(model: &ModelProto) -> Result<TypedModel, Trouble> {
             model.analyse(false)?;
             model.into_typed()
         });
-        // Of sizes that depend on data the first way knows more.
+        // Of sizes that depend on data the first way knows more, if it knows.
         let counts = model.graph.iter().flat_map(|g| &g.node).any(|n| expand::counts(&n.op_type));
-        if counts { again.map_err(|_| trouble) } else { again }
+        let tells = counts && !trouble.what.ends_with(OPEN);
+        again.map_err(|second| if tells { trouble } else { second })
     });
     let mut typed = typed?;
     keep_counting(&mut typed)?;
@@ -95,7 +99,7 @@ fn infer(model: &mut InferenceModel, id: usize) -> TractResult<()> {
         if !known(&fact) {
             let whole = op.as_op().downcast_ref::<Whole>().or_else(|| either::open(&*op));
             whole.map_or(Ok(()), |whole| whole.why(&model.node_facts(id)?.0))?;
-            bail!("output {slot} stays open");
+            bail!("output {slot} {OPEN}");
         }
         model.set_outlet_fact(outlet, fact)?;
     }
