@@ -31,7 +31,7 @@ impl Record for NonZero {
     }
 
     fn unit_work(&self, _tile: Tile) -> u64 {
-        self.len as u64
+        self.len.max(self.bound) as u64
     }
 }
 

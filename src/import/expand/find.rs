@@ -122,7 +122,8 @@ fn known_boxes(s: &mut Sketch<'_>, [batch, classes, count]: [usize; 3]) -> Drawn
     for picture in 0..batch {
         for class in 0..classes {
             let score = |i: usize| scores[(picture * classes + class) * count + i];
-            let mut order: Vec<usize> = (0..count).filter(|&i| least.is_none_or(|least| score(i) > least)).collect();
+            let mut order: Vec<usize> =
+                (0..count).filter(|&i| least.map_or(!score(i).is_nan(), |least| score(i) > least)).collect();
             order.sort_by(|&a, &b| score(b).partial_cmp(&score(a)).unwrap_or(Ordering::Equal));
             let mut kept: Vec<usize> = vec![];
             for i in order {
