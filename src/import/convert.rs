@@ -294,7 +294,7 @@ impl Converter<'_> {
             let of = |all: &[Option<Ref>]| all.iter().map(|r| r.and_then(|r| ids[r.0])).collect();
             let (op, inputs, outputs) = (drawn.op.clone(), of(&drawn.inputs), of(&drawn.outputs));
             if drawn.outputs.iter().flatten().any(|r| sketch.values[r.0].vouched) {
-                self.push_vouched(node, op, inputs, outputs)?;
+                self.push_open(node, op, inputs, outputs, true)?;
             } else {
                 self.push(node, op, inputs, outputs, None)?;
             }
@@ -319,7 +319,7 @@ impl Converter<'_> {
         recipe: Option<u32>,
     ) -> Result<(), ModelError> {
         if self.is_open(inputs.iter().chain(&outputs)) {
-            return self.push_open(node, op, inputs, outputs);
+            return self.push_open(node, op, inputs, outputs, false);
         }
         self.plain(node, op, inputs, outputs, recipe);
         Ok(())

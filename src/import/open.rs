@@ -186,29 +186,9 @@ impl Converter<'_> {
         Ok(self.emit(node, Op::Select, &[below, from_end, index], dtype, &dims))
     }
 
-    /// Adds a node some of whose operands have sizes that depend on data, and what it needs around it.
+    /// Adds a node some of whose operands have sizes that depend on data, and what it needs around it. If they are `vouched` for, the
+    /// lengths of its outputs are known already.
     pub(super) fn push_open(
-        &mut self,
-        node: &TypedNode,
-        op: Op,
-        inputs: Vec<Option<ValueId>>,
-        outputs: Vec<Option<ValueId>>,
-    ) -> Result<(), ModelError> {
-        self.around(node, op, inputs, outputs, false)
-    }
-
-    /// The same, but the lengths of the outputs are known already.
-    pub(super) fn push_vouched(
-        &mut self,
-        node: &TypedNode,
-        op: Op,
-        inputs: Vec<Option<ValueId>>,
-        outputs: Vec<Option<ValueId>>,
-    ) -> Result<(), ModelError> {
-        self.around(node, op, inputs, outputs, true)
-    }
-
-    fn around(
         &mut self,
         node: &TypedNode,
         op: Op,
