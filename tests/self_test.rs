@@ -5,8 +5,11 @@ mod common;
 use kiln::aligned::AlignedBytes;
 use kiln::error::{Kind, Where};
 use kiln::image::golden::with_golden;
+use kiln::image::layout::{Header, TensorRecord};
+use kiln::image::write::seal;
 use kiln::kernels::Isa;
 use kiln::{Image, Session, ops};
+use zerocopy::FromBytes;
 
 const INPUT: usize = 6 * 6 * 3;
 
@@ -55,6 +58,24 @@ fn a_wrong_answer_fails_and_names_the_output() {
     let bytes = with_golden(&plain, &[("x", &input()), ("y", &y)]).unwrap();
     let error = with_session(&Image::new(&bytes).unwrap(), Isa::Scalar, |session| session.self_test().unwrap_err());
     assert_eq!((error.kind, error.place()), (Kind::SelfTest, Where::Tensor(5)));
+}
+
+#[test]
+fn a_golden_input_of_another_size_is_an_error() {
+    let built = common::image();
+    let plain = Image::new(&built.image).unwrap();
+    let y = answer(&plain);
+    let mut bytes = with_golden(&plain, &[("x", &input()), ("y", &y)]).unwrap();
+    // Golden tensors stand behind those of the program, here the last two: x has fewer rows.
+    let tensors = Header::ref_from_prefix(&bytes).unwrap().0.sections[1];
+    let record = (tensors.offset + tensors.bytes) as usize - 2 * size_of::<TensorRecord>();
+    let dims = record + std::mem::offset_of!(TensorRecord, dims);
+    let rows = dims + 4 * (0..8).find(|i| bytes[dims + 4 * i] == 6).unwrap();
+    bytes[rows] = 5;
+    seal(&mut bytes);
+    let error = with_session(&Image::new(&bytes).unwrap(), Isa::Scalar, |session| session.self_test().unwrap_err());
+    assert_eq!(error.kind, Kind::SelfTest);
+    assert!(error.what().contains("another size"), "{}", error.what());
 }
 
 #[test]

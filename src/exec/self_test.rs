@@ -29,7 +29,11 @@ impl Session<'_> {
         program.outputs().find_map(|t| program.golden(t.name())).ok_or(missing)?;
         for (i, t) in program.inputs().enumerate() {
             let golden = program.golden(t.name()).ok_or(missing)?;
-            self.input_bytes(i)?.copy_from_slice(golden);
+            let input = self.input_bytes(i)?;
+            if golden.len() != input.len() {
+                return Err(Error::new(Kind::SelfTest, "the image's golden value is of another size than the input"));
+            }
+            input.copy_from_slice(golden);
         }
         self.run()?;
         for ((i, t), &number) in program.outputs().enumerate().zip(program.output_numbers()) {
