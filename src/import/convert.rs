@@ -416,7 +416,11 @@ impl Converter<'_> {
     fn settled_range(&self, node: &TypedNode) -> Option<([i64; 2], TDim)> {
         let length = node.outputs[0].fact.shape.first().filter(|d| d.as_i64().is_none())?.clone();
         let facts = self.source.model.node_input_facts(node.id).ok()?;
-        let known = |slot: usize| facts.get(slot)?.konst.as_ref()?.cast_to_scalar::<i64>().ok();
+        // Whole numbers, of whichever type: others are left to who can't follow them.
+        let known = |slot: usize| {
+            let number = facts.get(slot)?.konst.as_ref()?.cast_to_scalar::<f64>().ok()?;
+            (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64)
+        };
         Some(([known(0)?, known(2)?], length))
     }
 }

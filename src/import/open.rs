@@ -125,10 +125,9 @@ impl Converter<'_> {
     pub(super) fn range(&mut self, node: &TypedNode, [start, step]: [i64; 2], size: &TDim) -> Result<(), ModelError> {
         let out = self.value_of(node.id.into())?;
         let most = self.dims(out)[0];
-        let (dtype, name) = (self.graph.values[out.0].dtype, self.op_type(node));
+        let dtype = self.graph.values[out.0].dtype;
         let numbers = self.i64s((0..most as i64).map(|i| start.saturating_add(i.saturating_mul(step))), &[most]);
         let row = if dtype == DType::I64 { numbers } else { self.emit(node, Op::Cast, &[numbers], dtype, &[most]) };
-        log::debug!("{} ({name}) has {size} elements", node.name);
         self.repeat(node, row, 0, size, out)
     }
 

@@ -303,6 +303,13 @@ fn what_can_not_be_followed_is_refused() {
     refused(slice, backwards, &["y", "Slice", "-1 along axis 0"]);
     // As many as are kept are not six.
     refused(vec![node("Add", &["kept", "x"], &["y"], vec![])], vec![], &["y", "Add"]);
+    // From a half on: a row of whole numbers would be wrong.
+    let nodes = vec![
+        node("Size", &["kept"], &["n"], vec![]),
+        node("Cast", &["n"], &["end"], vec![int("to", 1)]),
+        node("Range", &["half", "end", "one"], &["y"], vec![]),
+    ];
+    refused(nodes, vec![floats("half", &[], &[0.5]), floats("one", &[], &[1.0])], &["y", "Range"]);
     // Nothing says how large it can be.
     let nodes = vec![
         node("ReduceSum", &["x"], &["sum"], vec![int("keepdims", 0)]),
