@@ -5,6 +5,7 @@
 
 use crate::program::{Binary, Join, ReduceKind, Unary};
 use crate::tensor::DType;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Number of a value in its [`Graph`].
@@ -33,6 +34,27 @@ impl Bytes {
         match self {
             Bytes::Owned(b) => b,
             Bytes::Mapped { file, offset, len } => &file[*offset..*offset + *len],
+        }
+    }
+
+    /// Copies these bytes of it. Memory of a mapped file is given back on the way: a large table is in memory once, not twice.
+    ///
+    /// # Panics
+    /// If there are no such bytes, or `to` has another length.
+    pub fn copy(&self, range: Range<usize>, to: &mut [u8]) {
+        /// Large, next to what it takes to give memory back.
+        const PART: usize = 256 << 10;
+        let from = &self.as_slice()[range.clone()];
+        match self {
+            Bytes::Mapped { file, offset, .. } if from.len() > PART => {
+                let mut at = offset + range.start;
+                for (to, from) in to.chunks_mut(PART).zip(from.chunks(PART)) {
+                    to.copy_from_slice(from);
+                    crate::mapped::release_range(file, at..at + from.len());
+                    at += from.len();
+                }
+            }
+            _ => to.copy_from_slice(from),
         }
     }
 }

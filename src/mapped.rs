@@ -4,6 +4,7 @@
 use crate::ModelError;
 use crate::graph::{Bytes, Graph};
 use memmap2::Mmap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,16 +30,21 @@ pub fn map(path: &Path) -> Result<Arc<Mmap>, ModelError> {
 
 /// Gives the memory of a mapping back to the system; what is read later comes from the file again.
 pub fn release(map: &Mmap) {
+    release_range(map, 0..map.len());
+}
+
+/// As [`release`], of these bytes of it.
+pub fn release_range(map: &Mmap, range: Range<usize>) {
     #[cfg(unix)]
     {
         // SAFETY: the mapping is of a file and read-only: dropped pages are read from it again, with the same contents.
-        let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         if let Err(error) = advised {
             log::debug!("a mapped file could not be given back: {error}");
         }
     }
     #[cfg(not(unix))]
-    let _ = map;
+    let _ = (map, range);
 }
 
 /// The files that a graph's constants lie in, each once.

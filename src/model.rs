@@ -24,6 +24,8 @@ mod onnx;
 mod programs;
 #[cfg(feature = "onnx")]
 mod range;
+#[cfg(feature = "onnx")]
+mod release;
 mod sizes;
 #[cfg(test)]
 mod tests;

@@ -155,7 +155,7 @@ pub fn unsealed(parts: &Parts) -> Result<AlignedBytes, String> {
         sections,
         reserved: 0,
     };
-    let mut image = AlignedBytes::zeroed(length as usize, parts.alignment as usize);
+    let mut image = AlignedBytes::to_fill(length as usize, parts.alignment as usize);
     image[..size_of::<Header>()].copy_from_slice(header.as_bytes());
     for (section, bytes) in sections.iter().zip(contents) {
         image[section.offset as usize..][..bytes.len()].copy_from_slice(bytes);

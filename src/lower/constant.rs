@@ -129,7 +129,7 @@ impl Constant {
         if self.stored == self.dtype && self.layout.is_row_major() {
             let start = self.layout.offset * size;
             let len = self.layout.elements() * size;
-            to[..len].copy_from_slice(&self.bytes.as_slice()[start..start + len]);
+            self.bytes.copy(start..start + len, &mut to[..len]);
             return;
         }
         for (i, to) in self.indices().into_iter().zip(to.chunks_exact_mut(size)) {

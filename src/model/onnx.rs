@@ -1,6 +1,7 @@
 //! An ONNX file as a model: compiled for the shapes that a run brings, and kept for the last few of them.
 
 use super::range::{self, Point};
+use super::release::releasing;
 use super::{Compiled, Dim, Given, How, Options, Port, Sizes};
 use crate::ModelError;
 use crate::exec::owned::OwnedImage;
@@ -13,18 +14,14 @@ use crate::tensor::DType;
 use crate::{lower, mapped, ops, plan};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Compiled forms that are kept, the latest used.
 const KEPT: usize = 4;
 
 /// Steps for which a streamed model is imported, before one of them is taken.
 const STEPS: i64 = 8;
-
-/// From this many bytes on, pages of a mapped file are given back while its weights are packed.
-const LARGE: usize = 2 << 20;
 
 /// What a compiled form depends on: shapes of inputs, and values of those that decide shapes.
 #[derive(Clone, PartialEq)]
@@ -183,7 +180,8 @@ impl Onnx {
             for form in forms {
                 let (mut lowered, maps) = form?;
                 let model = std::mem::take(&mut lowered.model);
-                releasing(&maps, || join.add(model)).map_err(|what| ModelError::Format { path: self.path.clone(), what })?;
+                releasing(&maps, model, |model| join.add(model))
+                    .map_err(|what| ModelError::Format { path: self.path.clone(), what })?;
                 first.get_or_insert(lowered);
             }
         }
@@ -203,7 +201,7 @@ impl Onnx {
         let start = Instant::now();
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
         let plan_options = plan::Options { alignment: self.options.alignment, weights_hash: sealed };
-        let built = releasing(maps, || plan::build(lowered.model, &plan_options)).map_err(|e| match e {
+        let built = releasing(maps, lowered.model, |model| plan::build(model, &plan_options)).map_err(|e| match e {
             PlanError::Op { name, kind, what } => ModelError::node(name, kind.name(), what),
             PlanError::Program(what) => format(what),
         })?;
@@ -214,26 +212,4 @@ impl Onnx {
         let fixed = key.values.keys().cloned().collect();
         Ok(Compiled { image: Arc::new(image), report: built.report, how, externs: lowered.externs, fixed, program: 0 })
     }
-}
-
-/// Does `work` while the pages of large mapped files are given back every few milliseconds: a weight that has been packed
-/// is in memory once, not twice. Packers read the map as they like and know nothing of it; a page that is still needed is
-/// mapped again from the page cache.
-fn releasing<T>(maps: &[Arc<memmap2::Mmap>], work: impl FnOnce() -> T) -> T {
-    if maps.iter().map(|m| m.len()).sum::<usize>() < LARGE {
-        return work();
-    }
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Relaxed) {
-                maps.iter().for_each(|m| mapped::release(m));
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        });
-        let result = work();
-        done.store(true, Relaxed);
-        maps.iter().for_each(|m| mapped::release(m));
-        result
-    })
 }
