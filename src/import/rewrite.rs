@@ -15,6 +15,7 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::ops::konst::Const;
 use tract_onnx::tract_hir::tract_core::internal::translator::Translate;
 use tract_onnx::tract_hir::tract_core::optim::Optimizer;
 
@@ -25,6 +26,9 @@ use tract_onnx::tract_hir::tract_core::optim::Optimizer;
 /// transformer. For lowering such an op is a view, and [`units`](crate::lower) gets out of the way those that matter. The
 /// others follow masks that are expressions of symbols.
 const LEFT_OUT: [&str; 5] = ["ChangeAxes", "ConcatThenEinsum", "FoldUniformMask", "PropagateRoi", "PropagateUniformTdim"];
+
+/// Elements of a constant that is small: shapes, axes, paddings.
+const SMALL: usize = 64;
 
 /// What is said of an output that nothing is known of.
 const OPEN: &str = "stays open";
@@ -88,6 +92,14 @@ fn infer(model: &mut InferenceModel, id: usize) -> TractResult<()> {
         return Ok(()); // an input or a constant
     }
     ensure!(node.op.observe_outlets(model, node)?.is_empty(), "it asks about other nodes");
+    if let Some(values) = evaluated(model, node) {
+        for (slot, value) in values.into_iter().enumerate() {
+            let outlet = OutletId::new(id, slot);
+            let fact = InferenceFact::try_from(value)?.unify(model.outlet_fact(outlet)?)?;
+            model.set_outlet_fact(outlet, fact)?;
+        }
+        return Ok(());
+    }
     // The op changes as it infers, and reads facts of the model it is in.
     let dummy = model.create_dummy();
     let mut op = std::mem::replace(&mut model.node_mut(id).op, dummy);
@@ -107,6 +119,39 @@ fn infer(model: &mut InferenceModel, id: usize) -> TractResult<()> {
     let node = model.node(id);
     ensure!(node.op.incorporate(model, node)?.is_none(), "it changes the network around it");
     Ok(())
+}
+
+/// The values of a node that is a constant, or hangs on small ones alone: they say all that its rules would. `None` leaves it to
+/// them, and to what they evaluate.
+///
+/// An operator that tract writes out by others is written into a model of its own, which evaluates what is constant as it grows;
+/// to plan and run that model, as tract does, costs several times as much.
+fn evaluated(model: &InferenceModel, node: &InferenceNode) -> Option<TVec<Arc<Tensor>>> {
+    if let Some(constant) = node.op.as_op().downcast_ref::<Const>() {
+        return Some(tvec![constant.val().clone()]);
+    }
+    if node.inputs.is_empty() {
+        return None;
+    }
+    let small = |tensor: &Arc<Tensor>| tensor.is_plain_ram() && tensor.volume() <= SMALL;
+    let value = |&outlet: &OutletId| model.outlet_fact(outlet).ok()?.value.concretize().filter(small);
+    let inputs = node.inputs.iter().map(value).collect::<Option<TVec<_>>>()?;
+    let values = match node.op.as_op().downcast_ref::<Box<dyn Expansion>>() {
+        Some(expansion) if expansion.runs_out_of_plan() => {
+            let mut alone = TypedModel::default();
+            let sources = inputs.into_iter().enumerate();
+            let sources = sources.map(|(i, value)| alone.add_source(format!("{i}"), TypedFact::try_from(value)?));
+            let sources = sources.collect::<TractResult<TVec<_>>>().ok()?;
+            let outputs = expansion.wire("alone", &mut alone, &sources).ok()?;
+            outputs.iter().map(|&o| alone.outlet_fact(o).ok()?.konst.clone()).collect::<Option<TVec<_>>>()?
+        }
+        Some(_) => return None,
+        None => {
+            let inputs = inputs.into_iter().map(IntoTValue::into_tvalue).collect();
+            node.op.eval_out_of_plan(inputs).ok()??.into_iter().map(IntoArcTensor::into_arc_tensor).collect()
+        }
+    };
+    (values.len() == node.outputs.len() && values.iter().all(small)).then_some(values)
 }
 
 /// From a model whose types and shapes are known to a typed one, as tract does it.
