@@ -169,8 +169,11 @@ impl Net {
     /// Finds out who makes and who reads each value.
     pub fn index(&mut self) {
         let n = self.graph.values.len();
-        self.producers = vec![None; n];
-        self.readers = vec![vec![]; n];
+        self.producers.clear();
+        self.producers.resize(n, None);
+        // Done after every rewrite: lists keep their memory.
+        self.readers.iter_mut().for_each(Vec::clear);
+        self.readers.resize(n, vec![]);
         for (i, node) in self.graph.nodes.iter().enumerate() {
             for v in node.inputs.iter().flatten() {
                 if self.readers[v.0].last() != Some(&i) {
