@@ -175,10 +175,10 @@ mod tests {
                     // SAFETY: no size is zero; each block is read and written within its size and dropped with its layout.
                     unsafe {
                         let a = Heap.alloc_zeroed(layout);
-                        assert!(a as usize % align == 0 && (0..from).all(|i| *a.add(i) == 0));
+                        assert!((a as usize).is_multiple_of(align) && (0..from).all(|i| *a.add(i) == 0));
                         a.write_bytes(i as u8 + 1, from);
                         let b = Heap.realloc(a, layout, to);
-                        assert!(b as usize % align == 0 && (0..from.min(to)).all(|n| *b.add(n) == i as u8 + 1));
+                        assert!((b as usize).is_multiple_of(align) && (0..from.min(to)).all(|n| *b.add(n) == i as u8 + 1));
                         Heap.dealloc(b, Layout::from_size_align(to, align).unwrap());
                     }
                 }
