@@ -154,6 +154,16 @@ fn evaluated(model: &InferenceModel, node: &InferenceNode) -> Option<TVec<Arc<Te
     (values.len() == node.outputs.len() && values.iter().all(small)).then_some(values)
 }
 
+/// The values of a node's outputs, if all are known. An input stays one, and what has a state keeps it, even where the value is
+/// known.
+fn constants(node: &InferenceNode) -> TractResult<Option<TVec<Arc<Tensor>>>> {
+    let values: Option<TVec<_>> = node.outputs.iter().map(|o| o.fact.value.concretize()).collect();
+    match values.filter(|_| !InferenceModel::is_source(&node.op)) {
+        Some(values) if node.op.state(&EvalContext::out_of_plan())?.is_none() => Ok(Some(values)),
+        _ => Ok(None),
+    }
+}
+
 /// From a model whose types and shapes are known to a typed one, as tract does it.
 #[derive(Debug)]
 struct Typed;
@@ -166,14 +176,13 @@ impl Translate<InferenceFact, Box<dyn InferenceOp>, TypedFact, Box<dyn TypedOp>>
         target: &mut TypedModel,
         mapping: &HashMap<OutletId, OutletId>,
     ) -> TractResult<TVec<OutletId>> {
-        let value = |fact: &InferenceFact| fact.value.concretize();
-        let values: Option<TVec<_>> = node.outputs.iter().map(|o| value(&o.fact)).collect();
-        // An input stays one, and what has a state keeps it, even where the value is known.
-        let constant = values.filter(|_| !InferenceModel::is_source(&node.op));
-        let stateless = || Ok::<_, TractError>(node.op.state(&EvalContext::out_of_plan())?.is_none());
-        if let Some(values) = constant
-            && stateless()?
-        {
+        if let Some(values) = constants(node)? {
+            // What only constants are made of has served. tract drops it later, but compares each constant with all others before.
+            let serves =
+                |o: &Outlet<InferenceFact>| o.successors.iter().any(|s| !matches!(constants(source.node(s.node)), Ok(Some(_))));
+            if !node.outputs.iter().any(serves) && !source.outputs.iter().any(|o| o.node == node.id) {
+                return Ok(tvec![]);
+            }
             let values = values.into_iter().enumerate();
             return values.map(|(slot, value)| target.add_const(format!("{}.{slot}", node.name), value)).collect();
         }
