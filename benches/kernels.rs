@@ -269,7 +269,7 @@ fn chain(rows: u32, columns: u32, f: Unary) -> Case {
     ];
     let tail = [[strides(columns), strides(columns), strides(0), strides(0)].as_bytes(), program.as_bytes()].concat();
     let domain = Domain::F32 as u32;
-    let record = Map { domain, rank: 2, dims, inputs: 4, registers: 5, instructions: program.len() as u32, result: 4 };
+    let record = Map { domain, rank: 2, dims, inputs: 4, registers: 5, instructions: program.len() as u32, result: 4, direct: 0 };
     let mut case = Case::new(format!("scale, shift, {f:?}, add {rows}x{columns}"), OpKind::Map, &record, &tail);
     let elements = (rows * columns) as usize;
     let (map, row) = (Operand::Input(elements), Operand::Weight(columns as usize));

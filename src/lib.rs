@@ -122,7 +122,7 @@
 //!
 //! # Formats
 //!
-//! * The **image**: the byte table is in [`image`], attributes of ops in [`program`]. One version, little-endian,
+//! * The **image**: the byte table is in [`image`], attributes of ops in [`program`]. Versioned, little-endian,
 //!   position-free; weights in panels of 16 columns, which every kernel reads. Two checksums, of the structure and of the
 //!   weights.
 //! * **Metadata** by which a model carries its vocabulary, labels and normalisation, in ONNX's `metadata_props` and then in the

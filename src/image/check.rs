@@ -41,7 +41,7 @@ impl<'a> Image<'a> {
         let Ok((header, _)) = Header::ref_from_prefix(bytes) else {
             return bad("the image is cut short");
         };
-        if header.version != VERSION {
+        if !(OLDEST..=VERSION).contains(&header.version) {
             return Err(Error::new(
                 Kind::Version,
                 "the image is of a version that this build does not read: compile the model again",

@@ -6,8 +6,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// The first eight bytes of every image. The byte past ASCII and the line ends show transfers that damage binary files.
 pub const MAGIC: [u8; 8] = *b"\x89KILN\r\n\n";
 
-/// The version that this build writes and reads.
-pub const VERSION: u32 = 3;
+/// The version that this build writes.
+pub const VERSION: u32 = 4;
+
+/// The oldest version that this build reads: its ops have more scratch memory, else it is as the newest.
+pub const OLDEST: u32 = 3;
 
 /// The largest number of inputs plus outputs of one op.
 pub const MAX_OPERANDS: usize = 64;
@@ -40,7 +43,7 @@ pub const SECTIONS: usize = 7;
 pub struct Header {
     /// [`MAGIC`].
     pub magic: [u8; 8],
-    /// [`VERSION`].
+    /// From [`OLDEST`] to [`VERSION`].
     pub version: u32,
     /// XXH64 of all bytes from `weights_hash` to the start of the weights; low half first.
     pub structure_hash: [u32; 2],

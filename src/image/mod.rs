@@ -9,7 +9,7 @@
 //! | from | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | magic: `89 4B 49 4C 4E 0D 0A 0A` |
-//! | 8 | 4 | version: 3 |
+//! | 8 | 4 | version: 4 (3 is read as well) |
 //! | 12 | 8 | XXH64 (seed 0) of the bytes from 20 to the start of the weights |
 //! | 20 | 8 | XXH64 of the weights |
 //! | 28 | 4 | bytes of the image |

@@ -14,7 +14,7 @@
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::{Backend, Dst, F32s, Kernel, Src, clamp, math};
 use crate::program::cut::{ELEMENTS, group};
-use crate::program::map::{MAP_RANK, MAX_REGISTERS, TILE};
+use crate::program::map::{MAP_RANK, MAX_REGISTERS, TILE, register_bytes, tile_size};
 use crate::program::{Binary, Instruction, Unary};
 use crate::tensor::DType;
 use core::ops::Range;
@@ -37,7 +37,7 @@ pub struct MapF32<'a> {
     pub dims: [usize; MAP_RANK],
     /// Inputs, one per register from 0 on.
     pub inputs: &'a [Input<'a>],
-    /// The program: registers below [`MAX_REGISTERS`], known classes and functions.
+    /// The program: registers below [`MAX_REGISTERS`], known classes and functions; none writes to an input's.
     pub instructions: &'a [Instruction],
     /// The register that is stored.
     pub result: usize,
@@ -46,7 +46,7 @@ pub struct MapF32<'a> {
     pub output: Dst<'a, u8>,
     /// Its element type.
     pub dtype: DType,
-    /// [`TILE`] elements per register.
+    /// As large as [`register_bytes`] says, for each but the first inputs, as many as are read where they lie.
     pub registers: Dst<'a, f32>,
 }
 
@@ -170,12 +170,6 @@ const LONG: usize = 16 * ELEMENTS;
 /// The elements of units of [`TILE`] each.
 pub(super) fn elements_of(units: Range<usize>, elements: usize) -> Range<usize> {
     clamp(units.start.saturating_mul(TILE)..units.end.saturating_mul(TILE), elements)
-}
-
-/// The tile's size where registers of so many elements are used: whole rows if they fit.
-pub(super) fn tile_size(dims: &[usize; MAP_RANK], register: usize) -> (usize, usize) {
-    let columns = dims[COLUMN].clamp(1, register);
-    ((register / columns).clamp(1, dims[ROW].max(1)), columns)
 }
 
 /// One instruction over a tile: `to[r][c] = f(arguments)`, for a unary function over rows.
@@ -417,14 +411,12 @@ impl MapF32<'_> {
     }
 
     /// # Safety
-    /// The tile is one of the index space; inputs, output and registers are as large as `run` asserts.
-    unsafe fn tile<B: Backend>(&self, tile: &Tile) {
+    /// The tile is one of the index space; inputs, output and registers (of `each` elements, none for the first `direct` inputs) are
+    /// as large as `run` asserts.
+    unsafe fn tile<B: Backend>(&self, tile: &Tile, direct: usize, each: usize) {
         let Tile { ref offsets, out, rows, columns } = *tile;
         let stride = self.dims[MAP_RANK - 1];
-        let register = |i: usize| {
-            // SAFETY: `run` asserts that all registers are there.
-            unsafe { self.registers.pointer().add(i * TILE) }
-        };
+        let register = |i: usize| self.registers.pointer().wrapping_add(i * each).wrapping_sub(direct * each);
         let mut values = [View { pointer: self.registers.pointer(), row: 0, column: 0 }; MAX_REGISTERS];
         for (i, input) in self.inputs.iter().enumerate() {
             let row = if rows == 1 { 0 } else { input.strides[MAP_RANK - 2] };
@@ -498,11 +490,13 @@ impl MapF32<'_> {
         let elements: usize = self.dims.iter().product();
         assert!(elements * self.dtype.size() <= self.output.len() && self.inputs.len() <= MAX_REGISTERS);
         let registers = self.instructions.iter().map(|s| s.to as usize + 1).max().unwrap_or(0).max(self.inputs.len());
-        assert!(registers <= MAX_REGISTERS && registers * TILE <= self.registers.len());
+        let direct = self.inputs.iter().take_while(|input| self.in_place(input)).count();
         let (rows, columns) = (self.dims[MAP_RANK - 2], self.dims[MAP_RANK - 1]);
+        let each = register_bytes(rows, columns, size_of::<f32>()) / size_of::<f32>();
+        assert!(registers <= MAX_REGISTERS && (registers - direct) * each <= self.registers.len());
         let join = self.needs_no_register();
         let size = if !join {
-            tile_size(&self.dims, TILE)
+            tile_size(rows, columns, TILE)
         } else if rows <= 1 || columns >= LONG {
             (1, ELEMENTS)
         } else {
@@ -511,7 +505,7 @@ impl MapF32<'_> {
         let count = tiles(&self.dims, size);
         for tile in Tiles::new(self.dims, self.inputs, size, join, clamp(units, count)) {
             // SAFETY: the tile is a part of the index space, whose extent was asserted above.
-            unsafe { self.tile::<B>(&tile) }
+            unsafe { self.tile::<B>(&tile, direct, each) }
         }
         count
     }

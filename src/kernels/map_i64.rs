@@ -6,14 +6,14 @@
 #![allow(unsafe_code)]
 
 use super::half::{f32_to_bf16, f32_to_f16};
-use super::map::{Input, Tile, Tiles, assert_inside, tile_size, tiles};
+use super::map::{Input, Tile, Tiles, assert_inside, tiles};
 use super::{Backend, Dst, F32s, Kernel, clamp};
-use crate::program::map::{MAP_RANK, MAX_REGISTERS, TILE};
+use crate::program::map::{MAP_RANK, MAX_REGISTERS, TILE, register_bytes, tile_size};
 use crate::program::{Binary, Instruction, Unary};
 use crate::tensor::DType;
 use core::ops::Range;
 
-/// Elements of a register: as many bytes as one of `f32` has.
+/// Elements of a register at the most: as many bytes as one of `f32` has.
 const BATCH: usize = TILE / 2;
 
 /// Evaluates a program in the `i64` domain: integers and booleans.
@@ -31,7 +31,7 @@ pub struct MapI64<'a> {
     pub output: Dst<'a, u8>,
     /// Its element type; stores wrap.
     pub dtype: DType,
-    /// Half of [`TILE`] elements per register.
+    /// As large as [`register_bytes`] says, for each.
     pub registers: Dst<'a, i64>,
 }
 
@@ -48,23 +48,25 @@ impl MapI64<'_> {
         assert!(elements * self.dtype.size() <= self.output.len() && self.inputs.len() <= MAX_REGISTERS);
         let named = self.instructions.iter().flat_map(|s| [s.to, s.a, s.b, s.c].into_iter().take(1 + s.class as usize));
         let registers = named.map(|r| r as usize + 1).max().unwrap_or(0).max(self.inputs.len()).max(self.result + 1);
-        assert!(registers * BATCH <= self.registers.len());
-        let size = tile_size(&self.dims, BATCH);
+        let (rows, columns) = (self.dims[MAP_RANK - 2], self.dims[MAP_RANK - 1]);
+        let each = register_bytes(rows, columns, size_of::<i64>()) / size_of::<i64>();
+        assert!(registers * each <= self.registers.len());
+        let size = tile_size(rows, columns, BATCH);
         let count = tiles(&self.dims, size);
         for tile in Tiles::new(self.dims, self.inputs, size, false, clamp(units, count)) {
             // SAFETY: the tile is a part of the index space, whose extent was asserted above, as were the registers.
-            unsafe { self.tile::<B>(&tile) }
+            unsafe { self.tile::<B>(&tile, each) }
         }
         count
     }
 
     /// # Safety
-    /// The tile is one of the index space; inputs, output and registers are as large as `run` asserts.
-    unsafe fn tile<B: Backend>(&self, tile: &Tile) {
+    /// The tile is one of the index space; inputs, output and registers (of `each` elements) are as large as `run` asserts.
+    unsafe fn tile<B: Backend>(&self, tile: &Tile, each: usize) {
         let Tile { ref offsets, out, rows, columns } = *tile;
         let register = |i: usize| {
             // SAFETY: `run` asserts that all registers are there.
-            unsafe { self.registers.pointer().add(i * BATCH) }
+            unsafe { self.registers.pointer().add(i * each) }
         };
         for (i, input) in self.inputs.iter().enumerate() {
             let strides = (input.strides[MAP_RANK - 2], input.strides[MAP_RANK - 1]);
@@ -101,7 +103,7 @@ impl Kernel for Step {
     fn run<V: F32s>(self) {
         if V::LANES == 1 || !self.by_vectors() {
             for i in 0..self.n {
-                // SAFETY: registers hold more than `n` elements.
+                // SAFETY: registers hold `n` elements and more.
                 unsafe { self.to.add(i).write(one(&self.step, self.arguments.map(|a| a.add(i).read()))) }
             }
         }

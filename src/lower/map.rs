@@ -8,6 +8,7 @@ use super::layout::join;
 use crate::graph::ValueId;
 use crate::program::map::MAP_RANK;
 use crate::program::{Domain, Map, OpKind};
+use crate::tensor::DType;
 use zerocopy::IntoBytes;
 
 /// Writes the op of an expression whose value is `out`.
@@ -52,21 +53,41 @@ pub(super) fn emit(b: &mut Builder<'_>, expr: &Expr, out: ValueId) -> Result<(),
     if axes.len() > MAP_RANK {
         return Err(format!("an element-wise op over {} axes that can't be joined", axes.len()));
     }
-    let (instructions, registers, result) = expr.instructions().ok_or("an element-wise op needs too many registers")?;
+    let (mut instructions, registers, mut result) = expr.instructions().ok_or("an element-wise op needs too many registers")?;
+    // Inputs that are read where they lie come first: these need no memory as registers.
+    let domain = expr.domain.unwrap_or(Domain::F32);
+    let reads = |i: &usize| {
+        let innermost = axes.last().map_or(0, |(_, strides)| strides[*i]);
+        domain == Domain::F32 && views[*i].dtype == DType::F32 && innermost <= 1
+    };
+    let (first, rest): (Vec<usize>, Vec<usize>) = (0..views.len()).partition(reads);
+    let from = [&first[..], &rest].concat();
+    let renumber = |register: &mut u8| {
+        if let Some(to) = from.iter().position(|&i| i == *register as usize) {
+            *register = to as u8;
+        }
+    };
+    for step in &mut instructions {
+        let used = step.class as usize;
+        [&mut step.a, &mut step.b, &mut step.c].into_iter().take(used).for_each(renumber);
+    }
+    renumber(&mut result);
+    let views: Vec<View> = from.iter().map(|&i| views[i].clone()).collect();
     let mut record = Map {
-        domain: expr.domain.unwrap_or(Domain::F32) as u32,
+        domain: domain as u32,
         rank: axes.len().max(1) as u32,
         dims: [1; MAP_RANK],
         inputs: views.len() as u32,
         registers: registers as u32,
         instructions: instructions.len() as u32,
-        result: result as u32,
+        result: result as u16,
+        direct: first.len() as u16,
     };
     let mut strides = vec![[0i32; MAP_RANK]; views.len()];
     for (i, (size, steps)) in axes.iter().enumerate() {
         record.dims[i] = word(*size)?;
-        for (strides, &step) in strides.iter_mut().zip(steps) {
-            strides[i] = i32::try_from(step).map_err(|_| "a stride is too large")?;
+        for (strides, &input) in strides.iter_mut().zip(&from) {
+            strides[i] = i32::try_from(steps[input]).map_err(|_| "a stride is too large")?;
         }
     }
     let mut tail: Vec<u8> = strides.iter().flat_map(|s| s.as_bytes().to_vec()).collect();

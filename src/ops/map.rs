@@ -27,14 +27,14 @@ fn eval<B: Backend, const WIDE: bool>(context: &Context<'_>, op: &Op<'_>) -> Res
         return Err(Error::new(Kind::MissingOp, "the op set's maps compute in f32 alone, and this one does not"));
     }
     let (strides, instructions) = map.tail(tail)?;
-    let count = strides.len();
+    let (count, rank) = (strides.len(), map.rank as usize);
     let mut inputs = [Input { data: Src::from_slice(&[]), dtype: DType::U8, strides: [0; MAP_RANK] }; MAX_REGISTERS];
     for ((input, strides), &tensor) in inputs.iter_mut().zip(strides).zip(op.inputs) {
-        *input = Input { data: context.src_bytes(tensor), dtype: context.dtype(tensor), strides: strides.map(|s| s as usize) };
+        let strides = to_end(strides.iter().map(|&s| s as usize), rank, 0);
+        *input = Input { data: context.src_bytes(tensor), dtype: context.dtype(tensor), strides };
     }
-    let mut dims = map.dims.map(|d| d as usize);
-    let inputs = &mut inputs[..count];
-    merge_axes(&mut dims, map.rank as usize, inputs);
+    let dims = to_end(map.dims.iter().map(|&d| d as usize), rank, 1);
+    let inputs = &inputs[..count];
     let (output, dtype) = (context.dst_bytes(op.outputs[0]), context.dtype(op.outputs[0]));
     let result = map.result as usize;
     let units = context.range();
@@ -47,28 +47,12 @@ fn eval<B: Backend, const WIDE: bool>(context: &Context<'_>, op: &Op<'_>) -> Res
     }))
 }
 
-/// Drops axes of size 1 and joins neighbours that every input walks through without a jump; what is left moves to the
-/// end, with ones before it.
-fn merge_axes(dims: &mut [usize; MAP_RANK], rank: usize, inputs: &mut [Input<'_>]) {
-    let mut to = MAP_RANK;
-    for axis in (0..rank).rev() {
-        if dims[axis] == 1 {
-            continue;
-        }
-        let joins = to < MAP_RANK && inputs.iter().all(|i| i.strides[axis] == i.strides[to] * dims[to]);
-        if joins {
-            dims[to] *= dims[axis];
-        } else {
-            to -= 1;
-            let (size, moved) = (dims[axis], axis != to);
-            dims[to] = size;
-            if moved {
-                inputs.iter_mut().for_each(|i| i.strides[to] = i.strides[axis]);
-            }
-        }
-    }
-    dims[..to].fill(1);
-    inputs.iter_mut().for_each(|i| i.strides[..to].fill(0));
+/// Puts the axes that there are at the end, with `fill` for others before them.
+fn to_end(axes: impl Iterator<Item = usize>, rank: usize, fill: usize) -> [usize; MAP_RANK] {
+    let mut all = [fill; MAP_RANK];
+    let first = MAP_RANK - rank.min(MAP_RANK);
+    all[first..].iter_mut().zip(axes).for_each(|(to, axis)| *to = axis);
+    all
 }
 
 #[cfg(test)]
@@ -76,7 +60,7 @@ mod tests {
     use super::*;
     use crate::kernels::{Isa, on_each_backend};
     use crate::ops::testing::{Case, Random, Tensor, assert_close, blank, tensor};
-    use crate::program::{Binary, Instruction, Unary};
+    use crate::program::{Binary, Instruction, Record, Unary};
     use zerocopy::IntoBytes;
 
     fn step(class: u8, function: u8, to: usize, [a, b, c]: [usize; 3], p: [f32; 2]) -> Instruction {
@@ -93,8 +77,8 @@ mod tests {
         all[..dims.len()].copy_from_slice(dims);
         let registers = steps.iter().map(|s| s.to as u32 + 1).max().unwrap_or(0).max(inputs as u32);
         let (rank, instructions) = (dims.len() as u32, steps.len() as u32);
-        let (domain, inputs, result) = (domain as u32, inputs as u32, result as u32);
-        Map { domain, rank, dims: all, inputs, registers, instructions, result }
+        let (domain, inputs, result) = (domain as u32, inputs as u32, result as u16);
+        Map { domain, rank, dims: all, inputs, registers, instructions, result, direct: 0 }
     }
 
     /// What a program gives, element by element in f64.
@@ -207,8 +191,12 @@ mod tests {
             }
             let result = known[known.len() - 1 - random.below(2)];
             let n: usize = dims.iter().map(|&d| d as usize).product();
-            let map = map(Domain::F32, &dims, count, &steps, result);
+            let mut map = map(Domain::F32, &dims, count, &steps, result);
             let tail = tail(&strides, &steps);
+            // Without memory for the inputs that are read where they lie, or for some of them.
+            let innermost = (0..rank).rfind(|&i| dims[i] != 1).unwrap_or(0);
+            let direct = strides.iter().take_while(|s| s[innermost] <= 1 || dims[innermost] == 1).count();
+            map.direct = random.below(direct + 1) as u16;
             // In place where an input is contiguous and as large as the output.
             let contiguous = |s: &[i32; MAP_RANK]| {
                 let mut size = 1;
@@ -370,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn registers_are_no_longer_than_what_is_computed_at_a_time() {
+        let add = [step(2, Binary::Add as u8, 2, [0, 1, 0], [0.0; 2])];
+        let scratch = |domain, dims: &[u32], direct| Map { direct, ..map(domain, dims, 2, &add, 2) }.scratch(&[]);
+        assert_eq!(scratch(Domain::F32, &[1000], 0), 3 * 1024);
+        assert_eq!(scratch(Domain::F32, &[1000], 2), 1024);
+        assert_eq!(scratch(Domain::F32, &[4, 129], 2), 136 * 4, "a row at a time");
+        assert_eq!(scratch(Domain::F32, &[4, 30], 1), 2 * 120 * 4);
+        assert_eq!(scratch(Domain::F32, &[1], 0), 3 * 32);
+        assert_eq!(scratch(Domain::I64, &[1000], 0), 3 * 1024);
+        assert_eq!(scratch(Domain::I64, &[2, 5], 0), 3 * 16 * 8);
+        assert_eq!(scratch(Domain::F64, &[1000], 0), 0);
+    }
+
+    #[test]
     fn bad_programs_are_rejected() {
         let add = |to, a, b| step(2, Binary::Add as u8, to, [a, b, 0], [0.0; 2]);
         let run = |map: Map, tail: &[u8], x: Tensor| {
@@ -395,6 +397,14 @@ mod tests {
         assert!(run(integers, &tail(&strides, &good), x()).is_err(), "floats as integers");
         assert!(run(Map { instructions: u32::MAX, ..record }, &tail(&strides, &good), x()).is_err(), "endless");
         assert!(run(Map { inputs: u32::MAX, ..record }, &tail(&strides, &good), x()).is_err(), "inputs");
+        assert_eq!(run(Map { direct: 1, ..record }, &tail(&strides, &good), x()), Ok(()));
+        assert!(run(Map { direct: 2, ..record }, &tail(&strides, &good), x()).is_err(), "more than there are");
+        let two = Map { dims: [2, 2, 1, 1, 1, 1], rank: 2, direct: 1, ..record };
+        assert!(run(two, &tail(&[[1, 2, 0, 0, 0, 0]], &good), x()).is_err(), "gaps, read where it lies");
+        let long = Tensor { dtype: DType::I64, bytes: vec![0; 32] };
+        assert!(run(Map { direct: 1, ..record }, &tail(&strides, &good), long.clone()).is_err(), "integers, read where they lie");
+        let integers = Map { domain: 1, direct: 1, ..record };
+        assert!(run(integers, &tail(&strides, &good), long).is_err(), "registers of integers");
         let large = Map { dims: [u32::MAX; 6], rank: 6, ..record };
         assert!(run(large, &tail(&[[i32::MAX; 6]], &good), x()).is_err(), "overflow");
     }

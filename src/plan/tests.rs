@@ -483,8 +483,16 @@ fn an_axis_without_elements_bounds_the_others_no_less() {
             epilogue: program::Epilogue::NONE,
         };
         let strides = [0; 4 * program::map::MAP_RANK];
-        let map =
-            program::Map { domain: 0, rank: 2, dims: [n, 0, 1, 1, 1, 1], inputs: 1, registers: 1, instructions: 0, result: 0 };
+        let map = program::Map {
+            domain: 0,
+            rank: 2,
+            dims: [n, 0, 1, 1, 1, 1],
+            inputs: 1,
+            registers: 1,
+            instructions: 0,
+            result: 0,
+            direct: 0,
+        };
         let mut copy = program::Copy::new(4, 2);
         copy.dims[..2].copy_from_slice(&[n, 0]);
         let mut index = program::Index::new(4, 1);

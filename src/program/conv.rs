@@ -101,6 +101,14 @@ impl Conv {
         self.groups == 1 && self.in_pitch == self.in_c && (self.dilation_w == 1 || self.kernel_w == 1)
     }
 
+    /// Whether all windows are one run of a row and none crosses the border, in a record that has passed its check.
+    fn is_one_run(&self) -> bool {
+        let last = |out: u32, stride: u32| out.wrapping_sub(1).wrapping_mul(stride);
+        let width = last(self.out_w, self.stride_w).wrapping_add(self.kernel_w);
+        let inside = self.pad_top | self.pad_left == 0 && last(self.out_h, self.stride_h) < self.in_h && width <= self.in_w;
+        inside && self.kernel_h == 1 && self.rows_are_runs()
+    }
+
     /// Whether windows that cross the border (or all of them, where rows are no runs) are copied to scratch: with few
     /// channels, where a tap is too short a run of the depth, and with too many taps.
     pub const fn gathers(&self) -> bool {
@@ -153,15 +161,17 @@ impl Record for Conv {
         self.check_geometry(operands, Some(self.weights()))
     }
 
-    /// Room to gather the windows of one tile of output pixels, or for a row of zeros.
+    /// Room to gather the windows of one tile of output pixels, unless all are read where they lie, or for a row of zeros.
     fn scratch(&self, _tail: &[u8]) -> u64 {
         if self.is_pointwise() {
             return 0;
         }
-        let elements = if self.gathers() {
-            self.pixels().min(Self::GATHERED as u64).saturating_mul(self.depth())
-        } else {
+        let elements = if !self.gathers() {
             (self.in_c / self.groups.max(1)) as u64
+        } else if self.is_one_run() {
+            return 0;
+        } else {
+            self.pixels().min(Self::GATHERED as u64).saturating_mul(self.depth())
         };
         elements.saturating_mul(4).checked_next_multiple_of(64).unwrap_or(u64::MAX)
     }

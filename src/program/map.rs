@@ -13,6 +13,19 @@ pub const MAX_REGISTERS: usize = 16;
 /// Elements that are computed at a time, half as many of integers.
 pub const TILE: usize = 256;
 
+/// Rows and columns that are computed at a time, of so many elements at most: whole rows if they fit.
+pub(crate) fn tile_size(rows: usize, columns: usize, most: usize) -> (usize, usize) {
+    let width = columns.clamp(1, most);
+    ((most / width).clamp(1, rows.max(1)), width)
+}
+
+/// Bytes of a register, whose elements have `size` bytes: a tile's, a multiple of eight of them. If all registers had [`TILE`]
+/// elements, a small network would have more scratch memory than activations.
+pub(crate) fn register_bytes(rows: usize, columns: usize, size: usize) -> usize {
+    let (rows, columns) = tile_size(rows, columns, 4 * TILE / size);
+    size * (rows * columns).next_multiple_of(8)
+}
+
 /// The numbers that a map computes in. Inputs are converted when loaded, results when stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -287,7 +300,10 @@ pub struct Map {
     /// Number of instructions.
     pub instructions: u32,
     /// The register that is stored.
-    pub result: u32,
+    pub result: u16,
+    /// The first so many inputs are read where they lie, and have no memory as registers: `f32` in a map over `f32`, whose elements
+    /// lie side by side along the last axis of more than one element, or are one.
+    pub direct: u16,
 }
 
 impl Map {
@@ -309,6 +325,15 @@ impl Map {
     pub fn elements(&self) -> u64 {
         self.dims.iter().take(self.rank as usize).fold(1u64, |n, &d| n.saturating_mul(d as u64))
     }
+
+    /// Sizes of the last two axes.
+    fn rows_and_columns(&self) -> (usize, usize) {
+        match self.dims.get(..self.rank as usize) {
+            Some([.., rows, columns]) => (*rows as usize, *columns as usize),
+            Some([columns]) => (1, *columns as usize),
+            _ => (1, 1),
+        }
+    }
 }
 
 impl Record for Map {
@@ -317,13 +342,17 @@ impl Record for Map {
         if self.domain > 2 || self.rank == 0 || self.rank as usize > MAP_RANK {
             return bad("a map has an unknown domain or too many axes");
         }
-        if self.registers as usize > MAX_REGISTERS || self.result >= self.registers || self.inputs > self.registers {
+        if self.registers as usize > MAX_REGISTERS || self.result as u32 >= self.registers || self.inputs > self.registers {
             return bad("a map has too many registers, or none for its result");
         }
         if operands.inputs.len() < inputs {
             return bad("an op lacks an input");
         }
         let integers = self.domain == Domain::I64 as u32;
+        let direct = self.direct as usize;
+        if direct > inputs || (direct > 0 && self.domain != Domain::F32 as u32) {
+            return bad("a map can't read so many inputs where they lie");
+        }
         let (strides, instructions) = self.tail(tail)?;
         let dims = &self.dims[..self.rank as usize];
         for (i, strides) in strides.iter().enumerate() {
@@ -339,6 +368,10 @@ impl Record for Map {
                 };
             }
             let operand = operands.input(i)?;
+            let innermost = dims.iter().zip(strides).rfind(|&(&d, _)| d != 1).map_or(0, |(_, &s)| s);
+            if i < direct && (operand.dtype != DType::F32 || innermost > 1) {
+                return bad("a map can't read an input where it lies");
+            }
             if integers && matches!(operand.dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
                 return bad("a map over integers has a floating-point input");
             }
@@ -381,9 +414,15 @@ impl Record for Map {
         Ok(())
     }
 
-    /// One tile per register, of integers half a one; `f64` are computed one at a time.
+    /// Its registers, but those of the inputs that are read where they lie; `f64` are computed one at a time.
     fn scratch(&self, _tail: &[u8]) -> u64 {
-        if self.domain != Domain::F64 as u32 { 4 * self.registers as u64 * TILE as u64 } else { 0 }
+        let size = match self.domain {
+            d if d == Domain::F32 as u32 => size_of::<f32>(),
+            d if d == Domain::I64 as u32 => size_of::<i64>(),
+            _ => return 0,
+        };
+        let (rows, columns) = self.rows_and_columns();
+        self.registers.saturating_sub(self.direct as u32) as u64 * register_bytes(rows, columns, size) as u64
     }
 
     fn rounds(&self) -> u64 {

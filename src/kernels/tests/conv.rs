@@ -191,6 +191,28 @@ fn convolutions_of_many_taps<B: Backend>() {
     }
 }
 
+fn convolutions_whose_windows_are_read_in_place<B: Backend>() {
+    let mut random = Random::new(21);
+    // A short-time Fourier transform; windows of several rows, which are gathered where they cross the border; pairs of pixels.
+    for (kernel, stride, size, out, channels) in
+        [([1, 256], [1, 128], [1, 640], [1, 4], 1), ([3, 3], [2, 1], [8, 7], [3, 4], 3), ([1, 2], [3, 1], [40, 5], [8, 4], 2)]
+    {
+        let mut g = geometry(&mut random);
+        ([g.kernel_h, g.kernel_w], [g.stride_h, g.stride_w], [g.dilation_h, g.dilation_w]) = (kernel, stride, [1, 1]);
+        ([g.in_h, g.in_w], [g.out_h, g.out_w], [g.pad_top, g.pad_left]) = (size, out, [0, 0]);
+        (g.in_c, g.out_c, g.in_pitch, g.out_pitch) = (channels, 20, channels, 20);
+        assert_eq!(g.scratch(&[]) == 0, kernel[0] == 1, "{g:?}");
+        run::<B>(&g, Way::Plain, &mut random);
+        g.in_pitch += 1;
+        assert!(g.scratch(&[]) > 0, "{g:?}");
+        run::<B>(&g, Way::Plain, &mut random);
+        g.in_pitch -= 1;
+        g.pad_left = 1;
+        assert!(g.scratch(&[]) > 0, "{g:?}");
+        run::<B>(&g, Way::Plain, &mut random);
+    }
+}
+
 fn convolutions_with_large_weights<B: Backend>() {
     let mut random = Random::new(8);
     let mut g = geometry(&mut random);
@@ -295,6 +317,7 @@ mod backends {
         convolutions,
         convolutions_of_few_channels,
         convolutions_of_many_taps,
+        convolutions_whose_windows_are_read_in_place,
         convolutions_with_large_weights,
         depthwise_convolutions,
         pooling
