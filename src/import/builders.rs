@@ -30,7 +30,6 @@ pub(super) fn register(onnx: &mut tract_onnx::Onnx) {
     onnx.op_register.insert("ConstantOfShape", constant_of_shape);
     onnx.op_register.insert("Einsum", einsum);
     onnx.op_register.insert("MatMul", |_, _| Ok((expand(Product(MatMulInference::default())), vec![])));
-    onnx.op_register.insert("Slice", slice);
     onnx.op_register.insert("Squeeze", squeeze);
     for name in REDUCTIONS {
         onnx.op_register.insert(name, reduction);
@@ -80,26 +79,18 @@ fn constant_of_shape(ctx: &ParsingContext, node: &NodeProto) -> Built {
     stock(ctx, &node)
 }
 
-/// tract evaluates a diagonal wrongly: it is written out.
+/// What tract evaluates wrongly is written out: a diagonal, a sum of all elements of one operand, an ellipsis that an operand lacks.
 fn einsum(ctx: &ParsingContext, node: &NodeProto) -> Built {
     let equation = Attributes(node).text("equation", "");
     let twice = |term: &str| {
         let letters: Vec<char> = term.chars().filter(|c| c.is_alphabetic()).collect();
         letters.iter().enumerate().any(|(i, c)| letters[..i].contains(c))
     };
-    if equation.split("->").next().unwrap_or_default().split(',').any(twice) {
+    let (left, right) = equation.split_once("->").map_or((equation, None), |(left, right)| (left, Some(right.trim())));
+    let without_ellipsis = left.split(',').filter(|term| !term.contains("...")).count();
+    let partial = left.contains("...") && without_ellipsis > 0;
+    if left.split(',').any(twice) || partial || right == Some("") {
         return Ok((Box::new(Whole::expanded(node, ctx.onnx_operator_set_version, super::expand::diagonal)), vec![]));
-    }
-    stock(ctx, node)
-}
-
-/// Backwards, an end past the last element means that nothing is taken; tract takes all. It is written out.
-pub(super) fn slice(ctx: &ParsingContext, node: &NodeProto) -> Built {
-    if let (Some(ends), Some(steps)) = (constant_ints(ctx, node, 2), constant_ints(ctx, node, 4)) {
-        let nothing = ends.iter().zip(&steps).any(|(&end, &step)| step < 0 && end >= i32::MAX as i64);
-        if nothing {
-            return Ok((Box::new(Whole::expanded(node, ctx.onnx_operator_set_version, super::expand::slice)), vec![]));
-        }
     }
     stock(ctx, node)
 }

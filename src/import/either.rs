@@ -2,7 +2,10 @@
 //!
 //! tract takes such a size to be as large as need be: of the first five elements of `n` it says that they are five. Where a
 //! bound or a number of elements is computed, it knows no size at all.
+//!
+//! A slice that runs backwards or takes nothing is kept whole as well: tract reads its bounds as 32 bits, and has no empty ones.
 
+use super::attributes::Attributes;
 use super::builders::{Built, stock};
 use super::expand;
 use super::whole::Whole;
@@ -14,10 +17,11 @@ use tract_onnx::tract_hir::internal::*;
 
 /// Registers the operators.
 pub(super) fn register(onnx: &mut tract_onnx::Onnx) {
-    onnx.op_register.insert("TopK", |ctx, node| Ok((either(ctx, node, stock(ctx, node)?.0, expand::top_k), vec![])));
+    onnx.op_register
+        .insert("TopK", |ctx, node| Ok((either(ctx, node, stock(ctx, node)?.0, expand::top_k, |_, _| false), vec![])));
     let slice = |ctx: &ParsingContext, node: &NodeProto| -> Built {
-        let (stock, names) = super::builders::slice(ctx, node)?;
-        Ok((either(ctx, node, stock, expand::slice), names))
+        let (stock, names) = stock(ctx, node)?;
+        Ok((either(ctx, node, stock, expand::slice, backwards_or_empty), names))
     };
     onnx.op_register.insert("Slice", slice);
 }
@@ -27,17 +31,22 @@ fn either(
     node: &NodeProto,
     stock: Box<dyn InferenceOp>,
     expansion: super::sketch::Expansion,
+    beyond: Beyond,
 ) -> Box<dyn InferenceOp> {
     let mut whole = Whole::expanded(node, ctx.onnx_operator_set_version, expansion);
     whole.counts = Some(ctx.template.symbols.new_with_prefix("n"));
-    Box::new(Either { stock, whole, open: false })
+    Box::new(Either { stock, whole, beyond, open: false })
 }
+
+/// Whether these inputs of a node are beyond tract, though their sizes are settled.
+type Beyond = fn(&Whole, &[&InferenceFact]) -> bool;
 
 #[derive(Debug, Clone)]
 struct Either {
     stock: Box<dyn InferenceOp>,
     whole: Whole,
-    /// A size depends on data.
+    beyond: Beyond,
+    /// A size depends on data, or the inputs are beyond tract.
     open: bool,
 }
 
@@ -65,7 +74,7 @@ impl EvalOp for Either {
     }
 }
 
-/// What is kept whole in place of an operator, if a size depends on data.
+/// What is kept whole in place of an operator, if it has to be.
 pub(super) fn open(op: &dyn InferenceOp) -> Option<&Whole> {
     op.as_op().downcast_ref::<Either>().filter(|either| either.open).map(|either| &either.whole)
 }
@@ -78,6 +87,36 @@ fn depends(inputs: &[&InferenceFact]) -> bool {
         GenericFactoid::Only(value) => super::types::plain(value).is_ok(),
     };
     inputs.split_first().is_some_and(|(x, others)| !settled(x) || !others.iter().all(|fact| known(fact)))
+}
+
+/// Whether a slice of known bounds runs backwards, or takes nothing of an axis.
+fn backwards_or_empty(whole: &Whole, inputs: &[&InferenceFact]) -> bool {
+    // An input that the node leaves out is not among the facts.
+    let fact = |slot: usize| {
+        let named = |slot: usize| whole.node.input.get(slot).is_some_and(|name| !name.is_empty());
+        if named(slot) { inputs.get((0..slot).filter(|&slot| named(slot)).count()).copied() } else { None }
+    };
+    let ints = |slot: usize, name: &str| -> Option<Vec<i64>> {
+        if slot > 0 && whole.node.input.len() == 1 {
+            return Attributes(&whole.node).ints(name).map(<[i64]>::to_vec);
+        }
+        let GenericFactoid::Only(value) = &fact(slot)?.value else { return None };
+        let tensor = super::types::plain(value).ok()?.cast_to::<i64>().ok()?.into_owned();
+        Some(tensor.try_as_plain_ram().ok()?.as_slice::<i64>().ok()?.to_vec())
+    };
+    let (Some(starts), Some(ends)) = (ints(1, "starts"), ints(2, "ends")) else { return false };
+    if ints(4, "steps").is_some_and(|steps| steps.iter().any(|&step| step < 0)) {
+        return true;
+    }
+    let Some(dims) = inputs.first().and_then(|x| x.shape.as_concrete_finite().ok().flatten()) else { return false };
+    let axes = ints(3, "axes").unwrap_or_else(|| (0..starts.len() as i64).collect());
+    axes.iter().zip(starts.iter().zip(&ends)).any(|(&axis, (&start, &end))| {
+        let axis = if axis < 0 { axis + dims.len() as i64 } else { axis };
+        let Some(&n) = usize::try_from(axis).ok().and_then(|axis| dims.get(axis)) else { return false };
+        let n = n as i64;
+        let place = |i: i64| if i < 0 { i.saturating_add(n).max(0) } else { i.min(n) };
+        place(start) >= place(end)
+    })
 }
 
 impl InferenceOp for Either {
@@ -93,7 +132,7 @@ impl InferenceOp for Either {
         outputs: TVec<&InferenceFact>,
         observed: TVec<&InferenceFact>,
     ) -> TractResult<(TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>)> {
-        self.open = depends(&inputs);
+        self.open = depends(&inputs) || (self.beyond)(&self.whole, &inputs);
         if self.open {
             self.whole.infer_facts(inputs, outputs, observed)
         } else {

@@ -75,12 +75,12 @@ pub(super) fn rule(node: &NodeProto, opset: i64) -> Option<Rule> {
         | "GroupNormalization"
         | "InstanceNormalization"
         | "LogSoftmax"
-        | "PRelu"
         | "RMSNormalization"
         | "Softmax" => like(false),
         // One that also yields mean or deviation is written out.
         "LayerNormalization" if node.output.iter().skip(1).any(|o| !o.is_empty()) => None,
         "LayerNormalization" => like(false),
+        "PRelu" => own(prelu),
         "Conv" => own(conv),
         "ConvTranspose" => own(conv_transpose),
         "MaxPool" | "AveragePool" => own(pool),
@@ -95,6 +95,15 @@ pub(super) fn rule(node: &NodeProto, opset: i64) -> Option<Rule> {
 fn like_input(i: &Inputs<'_>) -> TractResult<Vec<TypedFact>> {
     let x = i.get(0)?;
     Ok(vec![x.datum_type.fact(x.shape.clone())])
+}
+
+/// Slopes broadcast to the input, never the other way round.
+fn prelu(i: &Inputs<'_>) -> TractResult<Vec<TypedFact>> {
+    let (x, slope) = (i.get(0)?, i.get(1)?);
+    let fits = |(a, b): (&TDim, &TDim)| b.is_one() || a == b || a.as_i64().is_none() || b.as_i64().is_none();
+    let fit = slope.rank() <= x.rank() && x.shape.iter().rev().zip(slope.shape.iter().rev()).all(fits);
+    ensure!(fit, "slopes of shape {:?} do not broadcast to the input's, {:?}", slope.shape, x.shape);
+    like_input(i)
 }
 
 /// An axis, counted from the front.

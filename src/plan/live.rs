@@ -132,6 +132,10 @@ fn homes(draft: &Draft) -> Result<Vec<Home>, PlanError> {
                 _ => break,
             }
         }
+        // Of nothing it does not matter where it lies: not behind its value, where what is left of an axis may begin.
+        if value.bytes == 0 {
+            home.offset = 0;
+        }
         let root = draft.values.get(home.root);
         match root {
             Some(root)

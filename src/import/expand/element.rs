@@ -65,6 +65,23 @@ pub(super) fn bit_cast(s: &mut Sketch<'_>) -> Drawn {
     Ok(vec![s.op(Op::Reshape, &[x], to, &dims)])
 }
 
+/// The remainder with the sign of the divisor, or (`fmod`) of the dividend. tract takes the two for interchangeable.
+pub(super) fn modulo(s: &mut Sketch<'_>) -> Drawn {
+    let (a, b) = (s.input(0)?, s.input(1)?);
+    let f = if s.attributes().int("fmod", 0) == 0 { Binary::Mod } else { Binary::Rem };
+    Ok(vec![s.binary(f, a, b)?])
+}
+
+/// The mean of tensors, which may be of different ranks.
+pub(super) fn mean(s: &mut Sketch<'_>) -> Drawn {
+    let mut sum = s.input(0)?;
+    for i in 1..s.inputs() {
+        let x = s.input(i)?;
+        sum = s.binary(Binary::Add, sum, x)?;
+    }
+    Ok(vec![if s.inputs() > 1 { s.with(Binary::Div, sum, s.inputs() as f64)? } else { s.unary(Unary::Identity, [0.0; 2], sum) }])
+}
+
 /// `x < 0 ? slope * x : x`; before opset 7 with one slope a channel.
 pub(super) fn prelu(s: &mut Sketch<'_>) -> Drawn {
     let (x, mut slope) = (s.input(0)?, s.input(1)?);

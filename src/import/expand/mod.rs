@@ -52,7 +52,9 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("LpNormalization", reduce::lp_normalization, false),
     ("LpPool", pool::lp_pool, false),
     ("MaxUnpool", pool::max_unpool, false),
+    ("Mean", element::mean, false),
     ("MeanVarianceNormalization", reduce::mean_variance_normalization, false),
+    ("Mod", element::modulo, true),
     ("NegativeLogLikelihoodLoss", loss::negative_log_likelihood, false),
     ("NonMaxSuppression", find::non_max_suppression, false),
     ("NonZero", find::non_zero, true),
@@ -90,7 +92,7 @@ pub(super) fn counts(op_type: &str) -> bool {
 
 /// Whether an expansion draws right for inputs whose sizes depend on data: it takes none of these sizes for a number.
 pub(super) fn follows(op_type: &str) -> bool {
-    const ELEMENTS: [&str; 6] = ["BitCast", "BitShift", "Celu", "PRelu", "SwiGLU", "Swish"];
+    const ELEMENTS: [&str; 8] = ["BitCast", "BitShift", "Celu", "Mean", "Mod", "PRelu", "SwiGLU", "Swish"];
     const ROWS: [&str; 4] = ["GatherElements", "GatherND", "OneHot", "RoiAlign"];
     const OTHERS: [&str; 7] = ["CumSum", "LayerNormalization", "Pad", "Scatter", "ScatterElements", "ScatterND", "Tile"];
     let others = op_type.starts_with("Reduce") || matches!(op_type, "Slice" | "TopK");

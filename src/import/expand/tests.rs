@@ -136,6 +136,24 @@ fn tiles_triangles_and_crops() {
 }
 
 #[test]
+fn remainders_of_a_dividend_that_is_broadcast() {
+    let divisors = || floats("b", &[4], &[2.0, -3.0, 4.0, -0.75]);
+    let fmod = |a: f32| one(13, "Mod", vec![int("fmod", 1)], &[1], &[a], vec![divisors()]);
+    assert_eq!(fmod(5.0), [1.0, 2.0, 1.0, 0.5]);
+    assert_eq!(fmod(-5.0), [-1.0, -2.0, -1.0, -0.5]);
+    let mod_ = one(13, "Mod", vec![], &[1], &[-5.0], vec![divisors()]);
+    assert_eq!(mod_, [1.0, -2.0, 3.0, -0.5]);
+}
+
+#[test]
+fn means_of_tensors_of_different_ranks() {
+    let row = || floats("b", &[2], &[2.0, 4.0]);
+    let means = one(13, "Mean", vec![], &[2, 2], &counted(4), vec![row(), floats("c", &[], &[3.0]), floats("d", &[1], &[1.0])]);
+    assert_eq!(means, [1.5, 2.25, 2.0, 2.75]);
+    assert_eq!(one(13, "Mean", vec![], &[2], &counted(2), vec![]), [0.0, 1.0]);
+}
+
+#[test]
 fn slices_that_take_nothing_or_run_backwards() {
     let slice = |start: i64, end: i64, step: i64| {
         let constants = vec![integers("s", &[start]), integers("e", &[end]), integers("a", &[0]), integers("t", &[step])];
@@ -145,6 +163,11 @@ fn slices_that_take_nothing_or_run_backwards() {
     assert_eq!(slice(-1, i64::MIN, -2), [5.0, 3.0, 1.0]);
     assert_eq!(slice(9, 1, -1), [5.0, 4.0, 3.0, 2.0]);
     assert_eq!(slice(-4, 100, 3), [2.0, 5.0]);
+    assert_eq!(slice(i64::MAX, -(1 << 40), -1), [5.0, 4.0, 3.0, 2.0, 1.0, 0.0], "bounds of more than 32 bits");
+    assert_eq!(slice(1 << 31, -4, -1), [5.0, 4.0, 3.0]);
+    assert!(slice(4, 1, 1).is_empty() && slice(-1, 3, 2).is_empty(), "the end comes first");
+    let constants = || vec![integers("s", &[4, 1]), integers("e", &[1, 3]), integers("a", &[0, 1])];
+    assert!(one(13, "Slice", vec![], &[6, 3], &counted(18), constants()).is_empty(), "nothing, and a part of another axis");
 }
 
 #[test]
@@ -158,6 +181,10 @@ fn diagonals_and_sums_of_products() {
     let y = floats("b", &[2], &[10.0, 100.0]);
     let z = floats("c", &[3], &[1.0, 2.0, 3.0]);
     assert_eq!(einsum("ij,i,j->", &[2, 3], &counted(6), vec![y, z]), [80.0 + 2600.0]);
+    assert_eq!(einsum("ab->", &[2, 3], &counted(6), vec![]), [15.0]);
+    let w = || floats("w", &[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
+    let rows = [2.0, 1.0, 8.0, 4.0, 14.0, 7.0, 20.0, 10.0];
+    assert_eq!(einsum("...c,cz->...z", &[2, 2, 3], &counted(12), vec![w()]), rows, "an ellipsis that one operand lacks");
     assert_eq!(einsum("...ii->...i", &[2, 1, 2, 2], &counted(8), vec![]), [0.0, 3.0, 4.0, 7.0]);
 }
 
