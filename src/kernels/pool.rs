@@ -1,7 +1,7 @@
 //! Pooling over windows of NHWC maps: channels innermost, four vectors of them per pass over a window.
 #![allow(unsafe_code)]
 
-use super::{Backend, Dst, F32s, Kernel, Src, clamp};
+use super::{Backend, Dst, F32s, HOST, Kernel, Src, clamp};
 use crate::program::{Pool, PoolKind};
 use core::ops::Range;
 
@@ -27,10 +27,12 @@ pub fn pool<B: Backend>(g: &Pool, x: Src<'_, f32>, y: Dst<'_, f32>, lines: Range
 
 /// The taps of a window along one axis that lie in `0..size`: first tap, at most `taps`, and number of taps.
 pub(super) fn inside(start: i32, taps: u32, dilation: u32, size: u32) -> (u32, u32) {
+    // A division takes as long as a tap's products; on a device, code is dearer.
+    let steps = |n: u32| if HOST && dilation == 1 { n } else { n.div_ceil(dilation) };
     let below = (-start).max(0) as u32;
-    let first = below.div_ceil(dilation).min(taps);
+    let first = steps(below).min(taps);
     let room = (size as i32 - start).max(0) as u32;
-    (first, room.div_ceil(dilation).min(taps).saturating_sub(first))
+    (first, steps(room).min(taps).saturating_sub(first))
 }
 
 struct Run<'m> {

@@ -12,6 +12,7 @@ use super::net::Net;
 use super::pack;
 use super::subpixel::Subpixel;
 use crate::graph::{Node, Op, ValueId, Window};
+use crate::plan::draft;
 use crate::program::{Conv, OpKind, packed_len};
 use crate::tensor::DType;
 
@@ -117,47 +118,43 @@ fn turned(window: &Window) -> Result<Window, String> {
     Ok(Window { before, strides: vec![1; window.kernel.len()], ..window.clone() })
 }
 
-/// Writes the op of a convolution and what is fused into it.
+/// A convolution, as it is written.
+struct Form<'a> {
+    product: &'a Product,
+    node: &'a Node,
+    from: Map,
+    to: Map,
+    input: View,
+    in_pitch: usize,
+    groups: usize,
+    transposed: bool,
+    /// What is added to the output.
+    residual: Option<View>,
+    /// What happens to each channel of the output.
+    columns: gemm::Columns,
+}
+
+/// Writes the op of a convolution and what is fused into it; several ops for a transposed one.
 pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Result<(), String> {
     let net = b.net;
     let node = &net.graph.nodes[product.node];
     let x = node.inputs[0].ok_or("no input")?;
-    let weight_id = node.inputs[1].ok_or("no weights")?;
-    let weight = net.constant(weight_id).ok_or("its weights are computed at run time")?;
-    let name = net.name(weight_id).to_string();
-    let (window, groups, transposed) = match &node.op {
-        Op::Conv { window, groups } => (window.clone(), *groups, false),
-        Op::ConvTranspose { window, groups, .. } => (turned(window)?, *groups, true),
+    let (window, groups, strided) = match &node.op {
+        Op::Conv { window, groups } => (window.clone(), *groups, None),
+        Op::ConvTranspose { window, groups, .. } => {
+            (turned(window)?, *groups, Some(window).filter(|w| w.strides.iter().any(|&s| s != 1)))
+        }
         _ => return Err("no convolution".into()),
     };
     let spatial = window.kernel.len();
     let mut from = map_of(net.dims(x), spatial)?;
     let to = map_of(net.dims(out), spatial)?;
     let (mut input, mut in_pitch) = from.read(b, x)?;
-    let (mut window, mut subpixel) = (window, None);
-    if let Op::ConvTranspose { window: original, .. } = &node.op
-        && original.strides.iter().any(|&s| s != 1)
-    {
-        subpixel = Subpixel::of(original, groups, &from, &to).filter(|_| product.residual.is_none());
-        if let Some(subpixel) = &subpixel {
-            window = subpixel.window(original);
-        } else {
-            input = spread(b, &mut from, &input, original, net.name(x))?;
-            in_pitch = from.channels;
-        }
+    let subpixel = strided.and_then(|original| Subpixel::of(original, groups, &from, &to)).filter(|_| product.residual.is_none());
+    if let (Some(original), None) = (strided, &subpixel) {
+        input = spread(b, &mut from, &input, original, net.name(x))?;
+        in_pitch = from.channels;
     }
-    let phases = subpixel.as_ref().map_or(1, Subpixel::phases);
-
-    // [O, C / groups, kernel…], or [C, O / groups, kernel…] turned around.
-    let l = &weight.layout;
-    let mut taps = if subpixel.is_none() { offsets(&window.kernel, &l.strides[2..]) } else { Vec::new() };
-    if transposed {
-        taps.reverse();
-    }
-    let (depth, width) = (from.channels / groups, to.channels / groups);
-    let (in_stride, out_stride) = if transposed { (l.strides[0], l.strides[1]) } else { (l.strides[1], l.strides[0]) };
-    let group_stride = if transposed { depth * in_stride } else { width * out_stride };
-    let base = l.offset;
 
     let bias = node.inputs.get(2).copied().flatten().map(|v| {
         let c = net.constant(v).map(|c| c.f32s()).unwrap_or_default();
@@ -169,110 +166,168 @@ pub(super) fn emit(b: &mut Builder<'_>, product: &Product, out: ValueId) -> Resu
     }
     let channel_axis = net.dims(out).len() - spatial - 1;
     let at = |c: &Constant| (0..to.channels).map(|i| c.layout.offset + i * c.layout.strides[channel_axis]).collect();
-    let mut columns = gemm::columns(&product.channel, to.channels, bias, at);
-    if let Some(subpixel) = &subpixel {
-        for values in [&mut columns.scale, &mut columns.shift].into_iter().flatten() {
-            *values = subpixel.per_channel(values);
-        }
-    }
+    let columns = gemm::columns(&product.channel, to.channels, bias, at);
 
-    let depthwise = groups == from.channels && groups == to.channels && groups > 1;
-    let constant = weight.clone();
-    let scale = columns.scale;
-    let key = match &scale {
-        None => format!("{} convolution {groups} {transposed} {:?}", weight_id.0, subpixel.as_ref().map(Subpixel::strides)),
-        Some(_) => format!("{} convolution #{}", weight_id.0, b.weights.len()),
-    };
-    let packed = if depthwise {
-        let columns: Vec<usize> = (0..to.channels).map(|g| base + g * group_stride).collect();
-        let n = taps.len() * columns.len();
-        b.weight(&key, &name, DType::F32, vec![word(taps.len())?, word(to.channels)?], 4 * n as u64, move |bytes| {
-            constant.elements(0, |from| pack::rows(bytes, &taps, &columns, from, scale.as_deref()));
-            Ok(())
-        })
-    } else {
-        let (rows, columns) = match &subpixel {
-            Some(subpixel) => subpixel.weights(),
-            None => (
-                taps.iter().flat_map(|t| (0..depth).map(move |c| t + c * in_stride)).collect::<Vec<_>>(),
-                (0..width).map(|o| Some(o * out_stride)).collect(),
-            ),
-        };
-        let kernel_strides = l.strides[2..].to_vec();
-        let place = subpixel.clone();
-        // The weight that the sub-pixel form has here: zero where a phase has no tap.
-        let phase = move |constant: &Constant, subpixel: &Subpixel, base: usize, i: usize| {
-            let Some([c, o, y, x]) = subpixel.element(i) else { return 0.0 };
-            let kernel = if let [only] = kernel_strides[..] { x * only } else { y * kernel_strides[0] + x * kernel_strides[1] };
-            constant.at(base + c * in_stride + o * out_stride + kernel)
-        };
-        let width = columns.len();
-        let one = packed_len(rows.len() as u64, width as u64) as usize;
-        let n = one * groups;
-        b.weight(&key, &name, DType::F32, vec![word(n)?], 4 * n as u64, move |bytes| {
-            for (g, bytes) in bytes.chunks_exact_mut((4 * one).max(1)).enumerate() {
-                let scale = scale.as_deref().map(|s| &s[g * width..(g + 1) * width]);
-                let base = base + g * group_stride;
-                match &place {
-                    None => constant.elements(base, |from| pack::panels(bytes, &rows, &columns, from, scale)),
-                    Some(subpixel) => {
-                        let at = |i| phase(&constant, subpixel, base, i);
-                        pack::panels(bytes, &rows, &columns, pack::Source::Made(&at), scale);
-                    }
-                }
-            }
-            Ok(())
-        })
-    };
-
+    let transposed = matches!(node.op, Op::ConvTranspose { .. });
     let residual = match product.residual {
         Some((v, _)) => Some(b.ordered(v, &to.order)?),
         None => None,
     };
-    let (mut output, mut out_pitch) = to.write(b, out, residual.is_none())?;
-    let (whole, mut out_size) = (output.clone(), (to.height, to.width));
-    if let Some(subpixel) = &subpixel {
-        output = subpixel.buffer(b, net.name(out), from.batch)?;
-        (out_pitch, out_size) = (to.channels * phases, subpixel.size());
+    let form = Form { product, node, from, to, input, in_pitch, groups, transposed, residual, columns };
+    let (Some(subpixel), Some(original)) = (subpixel, strided) else {
+        let columns = form.columns.clone();
+        let weights = form.weights(b, &window, &columns)?;
+        let (output, out_pitch) = form.to.write(b, out, product.residual.is_none())?;
+        let size = (form.to.height, form.to.width);
+        return form.op(b, &window, columns, weights, (&output, out_pitch, size, form.to.channels));
+    };
+    let (whole, _) = form.to.write(b, out, true)?;
+    for part in subpixel.parts(form.from.batch) {
+        let values = |v: &Option<Vec<f32>>| v.as_deref().map(|v| part.per_channel(v));
+        let columns = gemm::Columns { scale: values(&form.columns.scale), shift: values(&form.columns.shift) };
+        let weights = form.phases(b, &part, &columns)?;
+        let output = part.buffer(b, net.name(out), form.from.batch)?;
+        let channels = form.to.channels * part.phases();
+        form.op(b, &part.window(original), columns, weights, (&output, channels, part.size(), channels))?;
+        part.interleave(b, &output, &whole, &form.to)?;
     }
-    let shared = residual.as_ref().is_some_and(|view| b.is_whole(view) && b.is_whole(&output));
-    let residual = match &residual {
-        Some(view) => b.operand(view)?,
-        None => None,
-    };
-    let (epilogue, [bias, residual]) = gemm::epilogue(b, product, &name, columns.shift, residual)?;
-    let [kernel_h, kernel_w] = two(&window.kernel, 1)?;
-    let [stride_h, stride_w] = two(&window.strides, 1)?;
-    let [dilation_h, dilation_w] = two(&window.dilations, 1)?;
-    let [pad_top, pad_left] = two(&window.before, 0)?;
-    let record = Conv {
-        batch: word(from.batch)?,
-        in_h: word(from.height)?,
-        in_w: word(from.width)?,
-        in_c: word(from.channels)?,
-        out_h: word(out_size.0)?,
-        out_w: word(out_size.1)?,
-        out_c: word(to.channels * phases)?,
-        kernel_h,
-        kernel_w,
-        stride_h,
-        stride_w,
-        dilation_h,
-        dilation_w,
-        pad_top,
-        pad_left,
-        groups: word(groups)?,
-        in_pitch: word(in_pitch)?,
-        out_pitch: word(out_pitch)?,
-        epilogue,
-    };
-    let kind = if depthwise { OpKind::Depthwise } else { OpKind::Conv };
-    let inputs = vec![b.operand(&input)?, Some(packed), bias, residual];
-    let outputs = vec![b.operand(&output)?];
-    b.push(kind, &record, &[], inputs, outputs, if shared { vec![3] } else { vec![] }, "a convolution, channels last");
-    match &subpixel {
-        Some(subpixel) => subpixel.interleave(b, &output, &whole, &to),
-        None => Ok(()),
+    Ok(())
+}
+
+impl Form<'_> {
+    /// The weights' value, `[O, C / groups, kernel…]`, or `[C, O / groups, kernel…]` of a transposed one; and its name.
+    fn constant(&self, b: &Builder<'_>) -> Result<(ValueId, Constant, String), String> {
+        let id = self.node.inputs[1].ok_or("no weights")?;
+        let constant = b.net.constant(id).ok_or("its weights are computed at run time")?;
+        Ok((id, constant.clone(), b.net.name(id).to_string()))
+    }
+
+    /// Elements of the weights from an input channel to the next, from an output channel, and from a group.
+    fn steps(&self, weight: &Constant) -> (usize, usize, usize) {
+        let strides = &weight.layout.strides;
+        let (depth, width) = (self.from.channels / self.groups, self.to.channels / self.groups);
+        match self.transposed {
+            true => (strides[0], strides[1], depth * strides[0]),
+            false => (strides[1], strides[0], width * strides[0]),
+        }
+    }
+
+    /// What tells weights in a form from others.
+    fn key(&self, b: &Builder<'_>, id: ValueId, columns: &gemm::Columns, form: &str) -> String {
+        match &columns.scale {
+            None => format!("{} convolution {} {} {form}", id.0, self.groups, self.transposed),
+            Some(_) => format!("{} convolution #{}", id.0, b.weights.len()),
+        }
+    }
+
+    fn depthwise(&self) -> bool {
+        self.groups == self.from.channels && self.groups == self.to.channels && self.groups > 1
+    }
+
+    /// Its weights; a transposed one's are turned around.
+    fn weights(&self, b: &mut Builder<'_>, window: &Window, columns: &gemm::Columns) -> Result<draft::ValueId, String> {
+        let (id, constant, name) = self.constant(b)?;
+        let (in_step, out_step, group_step) = self.steps(&constant);
+        let mut taps = offsets(&window.kernel, &constant.layout.strides[2..]);
+        if self.transposed {
+            taps.reverse();
+        }
+        let key = self.key(b, id, columns, "");
+        let (base, scale) = (constant.layout.offset, columns.scale.clone());
+        if self.depthwise() {
+            let columns: Vec<usize> = (0..self.to.channels).map(|g| base + g * group_step).collect();
+            let bytes = 4 * (taps.len() * columns.len()) as u64;
+            let dims = vec![word(taps.len())?, word(self.to.channels)?];
+            return Ok(b.weight(&key, &name, DType::F32, dims, bytes, move |bytes| {
+                constant.elements(0, |from| pack::rows(bytes, &taps, &columns, from, scale.as_deref()));
+                Ok(())
+            }));
+        }
+        let (depth, width) = (self.from.channels / self.groups, self.to.channels / self.groups);
+        let rows: Vec<usize> = taps.iter().flat_map(|t| (0..depth).map(move |c| t + c * in_step)).collect();
+        let columns: Vec<Option<usize>> = (0..width).map(|o| Some(o * out_step)).collect();
+        let one = packed_len(rows.len() as u64, width as u64) as usize;
+        let n = one * self.groups;
+        Ok(b.weight(&key, &name, DType::F32, vec![word(n)?], 4 * n as u64, move |bytes| {
+            for (g, bytes) in bytes.chunks_exact_mut((4 * one).max(1)).enumerate() {
+                let scale = scale.as_deref().map(|s| &s[g * width..(g + 1) * width]);
+                constant.elements(base + g * group_step, |from| pack::panels(bytes, &rows, &columns, from, scale));
+            }
+            Ok(())
+        }))
+    }
+
+    /// The weights of a part of a transposed convolution: zero where a phase has no tap.
+    fn phases(&self, b: &mut Builder<'_>, part: &Subpixel, columns: &gemm::Columns) -> Result<draft::ValueId, String> {
+        let (id, constant, name) = self.constant(b)?;
+        let (in_step, out_step, group_step) = self.steps(&constant);
+        let key = self.key(b, id, columns, &format!("{:?}", part.key()));
+        let (rows, places) = part.weights();
+        let (base, width, scale) = (constant.layout.offset, places.len(), columns.scale.clone());
+        let one = packed_len(rows.len() as u64, width as u64) as usize;
+        let n = one * self.groups;
+        let kernel = constant.layout.strides[2..].to_vec();
+        let part = part.clone();
+        Ok(b.weight(&key, &name, DType::F32, vec![word(n)?], 4 * n as u64, move |bytes| {
+            for (g, bytes) in bytes.chunks_exact_mut((4 * one).max(1)).enumerate() {
+                let scale = scale.as_deref().map(|s| &s[g * width..(g + 1) * width]);
+                let at = |i| {
+                    let Some([c, o, y, x]) = part.element(i) else { return 0.0 };
+                    let tap = if let [only] = kernel[..] { x * only } else { y * kernel[0] + x * kernel[1] };
+                    constant.at(base + g * group_step + c * in_step + o * out_step + tap)
+                };
+                pack::panels(bytes, &rows, &places, pack::Source::Made(&at), scale);
+            }
+            Ok(())
+        }))
+    }
+
+    /// The op: with this window and these weights, to an output of a pitch, a height and width, and channels.
+    fn op(
+        &self,
+        b: &mut Builder<'_>,
+        window: &Window,
+        columns: gemm::Columns,
+        weights: draft::ValueId,
+        (output, out_pitch, (out_h, out_w), channels): (&View, usize, (usize, usize), usize),
+    ) -> Result<(), String> {
+        let shared = self.residual.as_ref().is_some_and(|view| b.is_whole(view) && b.is_whole(output));
+        let residual = match &self.residual {
+            Some(view) => b.operand(view)?,
+            None => None,
+        };
+        let (_, _, name) = self.constant(b)?;
+        let (epilogue, [bias, residual]) = gemm::epilogue(b, self.product, &name, columns.shift, residual)?;
+        let [kernel_h, kernel_w] = two(&window.kernel, 1)?;
+        let [stride_h, stride_w] = two(&window.strides, 1)?;
+        let [dilation_h, dilation_w] = two(&window.dilations, 1)?;
+        let [pad_top, pad_left] = two(&window.before, 0)?;
+        let record = Conv {
+            batch: word(self.from.batch)?,
+            in_h: word(self.from.height)?,
+            in_w: word(self.from.width)?,
+            in_c: word(self.from.channels)?,
+            out_h: word(out_h)?,
+            out_w: word(out_w)?,
+            out_c: word(channels)?,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            pad_top,
+            pad_left,
+            groups: word(self.groups)?,
+            in_pitch: word(self.in_pitch)?,
+            out_pitch: word(out_pitch)?,
+            epilogue,
+        };
+        let kind = if self.depthwise() { OpKind::Depthwise } else { OpKind::Conv };
+        let inputs = vec![b.operand(&self.input)?, Some(weights), bias, residual];
+        let outputs = vec![b.operand(output)?];
+        b.push(kind, &record, &[], inputs, outputs, if shared { vec![3] } else { vec![] }, "a convolution, channels last");
+        Ok(())
     }
 }
 

@@ -101,6 +101,7 @@ fn axes(letters: &[char], inside: &str, layout: &Layout, sizes: &BTreeMap<char, 
 }
 
 /// Per-column factors and sums of a product, in the order of its columns.
+#[derive(Clone)]
 pub(super) struct Columns {
     pub scale: Option<Vec<f32>>,
     pub shift: Option<Vec<f32>>,

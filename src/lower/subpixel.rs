@@ -5,24 +5,36 @@
 //! convolution, with s times the channels an axis, computes them side by side, and a copy interleaves them (Shi et al., "Is
 //! the deconvolution layer the same as a convolutional layer?", 2016). Zeros between the input's pixels would cost s times the
 //! products an axis.
+//!
+//! Where s does not divide the kernel, the later phases have one tap less, and products with zeros would fill the place: 7 of 16
+//! of a kernel of 3 x 3 with stride 2. So phases of as many taps are a convolution of their own ([`Subpixel::parts`]) where that
+//! saves more than it costs to run some more.
 
 use super::builder::{Builder, View};
 use super::conv::Map;
 use super::layout::Layout;
 use crate::graph::Window;
+use crate::program::PANEL;
 use crate::tensor::DType;
+
+/// What running one more convolution costs, in multiply-accumulates: some 200 ns of a core.
+const ONE_MORE: u64 = 16 << 10;
 
 /// One axis of the map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Axis {
     stride: usize,
     kernel: usize,
+    /// The phases that are computed: the first one, and how many.
+    first: usize,
+    phases: usize,
     /// Elements of the ordinary convolution's kernel.
     taps: usize,
     /// Its padding in front.
     before: usize,
-    /// Its outputs, of `stride` phases each.
+    /// Its outputs, of so many phases each: how many, and the first one.
     len: usize,
+    start: usize,
     /// Phases of the first output that are cropped.
     crop: usize,
     /// Elements of the transposed convolution's output.
@@ -42,22 +54,54 @@ impl Axis {
     fn of(stride: usize, kernel: usize, before: usize, out: usize) -> Option<Axis> {
         let (skipped, crop, taps) = (before / stride, before % stride, kernel.div_ceil(stride));
         let before = (taps - 1).checked_sub(skipped)?;
-        Some(Axis { stride, kernel, taps, before, len: (out + crop).div_ceil(stride), crop, out })
+        Some(Axis {
+            stride,
+            kernel,
+            first: 0,
+            phases: stride,
+            taps,
+            before,
+            len: (out + crop).div_ceil(stride),
+            start: 0,
+            crop,
+            out,
+        })
+    }
+
+    /// The phases that have all taps, and those that have one less; all as one where they cannot be told apart, or the latter
+    /// have none.
+    fn parts(&self) -> Vec<Axis> {
+        let full = self.kernel % self.stride;
+        if full == 0 || self.taps == 1 || self.before == 0 {
+            return vec![*self];
+        }
+        let fewer = Axis { first: full, phases: self.stride - full, taps: self.taps - 1, before: self.before - 1, ..*self };
+        [Axis { phases: full, ..*self }, fewer].into_iter().filter_map(Axis::trimmed).collect()
+    }
+
+    /// Without outputs of which no phase is asked for; `None` where none is.
+    fn trimmed(mut self) -> Option<Axis> {
+        self.len = (self.out + self.crop).saturating_sub(self.first).div_ceil(self.stride);
+        if self.first + self.phases <= self.crop && self.before > 0 {
+            (self.start, self.before, self.len) = (1, self.before - 1, self.len.saturating_sub(1));
+        }
+        (self.len > 0).then_some(self)
     }
 
     /// All at once, where nothing is cropped; else phase by phase.
     fn pieces(&self) -> Vec<Piece> {
         let s = self.stride;
-        if self.crop == 0 && self.len * s == self.out {
+        if self.phases == s && self.crop == 0 && self.len * s == self.out {
             return vec![Piece { to: 0, output: 0, phase: 0, axes: vec![(self.len, s, 1, 0), (s, 1, 0, 1)] }];
         }
         let phase = |r: usize| {
             let output = (r < self.crop) as usize;
             let to = output * s + r - self.crop;
+            let output = output - self.start;
             let count = self.out.saturating_sub(to).div_ceil(s);
-            Piece { to, output, phase: r, axes: vec![(count, s, 1, 0)] }
+            Piece { to, output, phase: r - self.first, axes: vec![(count, s, 1, 0)] }
         };
-        (0..s).map(phase).filter(|piece| piece.axes[0].0 > 0).collect()
+        (self.first..self.first + self.phases).map(phase).filter(|piece| piece.axes[0].0 > 0).collect()
     }
 }
 
@@ -89,6 +133,20 @@ impl Subpixel {
         Some(Subpixel { height, width, groups, depth, channels })
     }
 
+    /// The convolutions that it is made of: one, or one for each number of taps that phases have.
+    pub fn parts(self, batch: usize) -> Vec<Subpixel> {
+        let mut parts = Vec::new();
+        for height in self.height.parts() {
+            parts.extend(self.width.parts().into_iter().map(|width| Subpixel { height, width, ..self.clone() }));
+        }
+        let cost = |part: &Subpixel| {
+            let products = part.height.taps * part.width.taps * part.depth * part.height.len * part.width.len;
+            let columns = (part.phases() * part.channels).next_multiple_of(PANEL as usize);
+            ONE_MORE + (batch * part.groups) as u64 * products as u64 * columns as u64
+        };
+        if parts.iter().map(cost).sum::<u64>() < cost(&self) { parts } else { vec![self] }
+    }
+
     /// The window of the ordinary convolution, over as many axes as the transposed one's.
     pub fn window(&self, original: &Window) -> Window {
         let axes = [self.height, self.width];
@@ -103,12 +161,12 @@ impl Subpixel {
 
     /// Phases: how many times as many channels it has.
     pub fn phases(&self) -> usize {
-        self.height.stride * self.width.stride
+        self.height.phases * self.width.phases
     }
 
-    /// Strides of the transposed convolution.
-    pub fn strides(&self) -> [usize; 2] {
-        [self.height.stride, self.width.stride]
+    /// What tells its weights from those of others of the same transposed convolution: strides, and the phases.
+    pub fn key(&self) -> [[usize; 3]; 2] {
+        [self.height, self.width].map(|axis| [axis.stride, axis.first, axis.phases])
     }
 
     /// Sizes of its output's map.
@@ -135,8 +193,8 @@ impl Subpixel {
                 rows.extend((0..self.depth).map(|c| at(c, 0, y * h.stride, x * w.stride)));
             }
         }
-        for y in 0..h.stride {
-            for x in 0..w.stride {
+        for y in h.first..h.first + h.phases {
+            for x in w.first..w.first + w.phases {
                 columns.extend((0..self.channels).map(|o| Some(at(0, o, y, x))));
             }
         }
@@ -167,8 +225,8 @@ impl Subpixel {
         let y = if spatial == 2 { stride(2) } else { 0 };
         let batch = if axes.len() == spatial + 2 { to.layout.strides[axes[0]] } else { 0 };
         let phase_x = self.channels;
-        let phase_y = self.width.stride * phase_x;
-        let group = self.height.stride * phase_y;
+        let phase_y = self.width.phases * phase_x;
+        let group = self.height.phases * phase_y;
         let pixel = self.groups * group;
         let row = self.width.len * pixel;
         for piece_y in self.height.pieces() {
@@ -213,35 +271,43 @@ mod tests {
                     for (input, padding) in [(1usize, 0), (4, 0), (5, 1)] {
                         let Some(out) = ((input - 1) * stride + kernel + padding).checked_sub(before) else { continue };
                         let axis = Axis::of(stride, kernel, before, out).unwrap();
-                        let mut written = vec![0; out];
-                        for piece in axis.pieces() {
-                            let mut places = vec![(piece.to, piece.output, piece.phase)];
-                            for &(size, to, output, phase) in &piece.axes {
-                                let steps = |(t, o, p): (usize, usize, usize)| {
-                                    (0..size).map(move |i| (t + i * to, o + i * output, p + i * phase))
-                                };
-                                places = places.into_iter().flat_map(steps).collect();
-                            }
-                            for (to, output, phase) in places {
-                                written[to] += 1;
-                                let mut pairs: Vec<_> = (0..axis.taps)
-                                    .filter_map(|t| {
-                                        let i = (output + t).checked_sub(axis.before).filter(|&i| i < input)?;
-                                        let k = (axis.taps - 1 - t) * stride + phase;
-                                        (k < kernel).then_some((i, k))
-                                    })
-                                    .collect();
-                                pairs.sort();
-                                let all = (0..input).flat_map(|i| (0..kernel).map(move |k| (i, k)));
-                                let want: Vec<_> = all.filter(|(i, k)| i * stride + k == to + before).collect();
-                                assert_eq!(pairs, want, "output {to} of {axis:?}");
-                                assert!(output < axis.len);
-                            }
-                        }
-                        assert!(written.iter().all(|&n| n == 1), "{axis:?}: {written:?}");
+                        assert_all(axis, &[axis], input);
+                        assert_all(axis, &axis.parts(), input);
                     }
                 }
             }
         }
+    }
+
+    fn assert_all(whole: Axis, parts: &[Axis], input: usize) {
+        let Axis { stride, kernel, out, .. } = whole;
+        let before = stride * (whole.taps - 1 - whole.before) + whole.crop;
+        let mut written = vec![0; out];
+        for axis in parts {
+            for piece in axis.pieces() {
+                let mut places = vec![(piece.to, piece.output, piece.phase)];
+                for &(size, to, output, phase) in &piece.axes {
+                    let steps =
+                        |(t, o, p): (usize, usize, usize)| (0..size).map(move |i| (t + i * to, o + i * output, p + i * phase));
+                    places = places.into_iter().flat_map(steps).collect();
+                }
+                for (to, output, phase) in places {
+                    written[to] += 1;
+                    let mut pairs: Vec<_> = (0..axis.taps)
+                        .filter_map(|t| {
+                            let i = (output + t).checked_sub(axis.before).filter(|&i| i < input)?;
+                            let k = (axis.taps - 1 - t) * stride + axis.first + phase;
+                            (k < kernel).then_some((i, k))
+                        })
+                        .collect();
+                    pairs.sort();
+                    let all = (0..input).flat_map(|i| (0..kernel).map(move |k| (i, k)));
+                    let want: Vec<_> = all.filter(|(i, k)| i * stride + k == to + before).collect();
+                    assert_eq!(pairs, want, "output {to} of {axis:?}");
+                    assert!(output < axis.len);
+                }
+            }
+        }
+        assert!(written.iter().all(|&n| n == 1), "{parts:?}: {written:?}");
     }
 }

@@ -279,3 +279,65 @@ fn lengths_that_make_no_sense_or_are_of_a_stream_are_refused() {
     let refused = error(length(1, 0, next), true);
     assert!(refused.contains("\"x\" has an axis whose length each run decides"), "{refused}");
 }
+
+/// A transposed convolution by its definition: each input adds its products to the outputs that its window covers.
+fn scattered(x: &[f32], w: &[f32], [groups, c, o]: [usize; 3], size: [usize; 2], to: [usize; 2], window: &Window) -> Vec<f32> {
+    let (kernel, mut y) = (&window.kernel, vec![0.0; groups * o * to[0] * to[1]]);
+    for i in 0..groups * c * size[0] * size[1] {
+        let (channel, iy, ix) = (i / (size[0] * size[1]), i / size[1] % size[0], i % size[1]);
+        for j in 0..o * kernel[0] * kernel[1] {
+            let (out, ky, kx) = (j / (kernel[0] * kernel[1]), j / kernel[1] % kernel[0], j % kernel[1]);
+            let place = |i: usize, k: usize, axis: usize| (i * window.strides[axis] + k).checked_sub(window.before[axis]);
+            if let (Some(py), Some(px)) = (place(iy, ky, 0), place(ix, kx, 1))
+                && py < to[0]
+                && px < to[1]
+            {
+                let out = channel / c * o + out;
+                y[(out * to[0] + py) * to[1] + px] += x[i] * w[channel * o * kernel[0] * kernel[1] + j];
+            }
+        }
+    }
+    y
+}
+
+/// Phases of a strided transposed convolution that have fewer taps are convolutions of their own where that pays.
+#[test]
+fn transposed_convolutions_are_their_definition() {
+    let size = [9, 8];
+    for (strides, kernel, before, more, [groups, c, o], convolutions) in [
+        ([2, 2], [3, 3], [1, 1], [1, 1], [1, 16, 24], 4),
+        ([2, 2], [3, 3], [0, 1], [0, 0], [1, 16, 24], 4),
+        ([2, 3], [5, 4], [2, 3], [1, 2], [2, 16, 16], 2), // the cropped axis stays whole
+        ([3, 2], [4, 3], [2, 0], [2, 1], [1, 32, 16], 4),
+        ([2, 1], [3, 3], [1, 1], [1, 0], [1, 32, 32], 2),
+        ([2, 2], [2, 2], [0, 0], [0, 0], [1, 16, 24], 1),
+        ([2, 2], [3, 3], [1, 1], [1, 1], [1, 16, 1], 1),
+        ([3, 3], [2, 2], [0, 0], [1, 0], [1, 16, 24], 1),
+    ] {
+        let window = Window {
+            kernel: kernel.to_vec(),
+            strides: strides.to_vec(),
+            dilations: vec![1, 1],
+            before: before.to_vec(),
+            after: before.to_vec(),
+        };
+        let to = [0, 1].map(|i| (size[i] - 1) * strides[i] + kernel[i] + more[i] - 2 * before[i]);
+        let mut sketch = Sketch::new(&[1, groups * c, size[0], size[1]]);
+        let weights: Vec<f32> = (0..groups * c * o * kernel[0] * kernel[1]).map(|i| (i * 29 % 15) as f32 - 7.0).collect();
+        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        sketch.graph.values.push(Value {
+            name: "w".into(),
+            dtype: DType::F32,
+            dims: vec![groups * c, o, kernel[0], kernel[1]],
+            constant: Some(Bytes::Owned(bytes.into())),
+        });
+        let op = Op::ConvTranspose { window: window.clone(), groups, output_padding: more.to_vec() };
+        sketch.add(op, &[0, 1], &[1, groups * o, to[0], to[1]]);
+        let (kinds, y) = sketch.answer();
+        let case = format!("strides {strides:?}, kernel {kernel:?}, before {before:?}");
+        assert_eq!(kinds.iter().filter(|&&kind| kind == OpKind::Conv).count(), convolutions, "{case}");
+        let x: Vec<f32> = (0..groups * c * size[0] * size[1]).map(|i| (i * 37 % 101) as f32).collect();
+        // Whole numbers, and sums of them below 2^24: exact in any order.
+        assert!(y == scattered(&x, &weights, [groups, c, o], size, to, &window), "{case}");
+    }
+}
