@@ -11,6 +11,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
+use zerocopy::FromBytes;
 
 /// The bytes of an image: built in memory, or mapped.
 pub type Bytes = Box<dyn AsRef<[u8]> + Send + Sync>;
@@ -18,8 +20,11 @@ pub type Bytes = Box<dyn AsRef<[u8]> + Send + Sync>;
 /// What a host adds to the programs of an image to run them faster.
 #[derive(Clone, Debug, Default)]
 pub struct Derived {
-    /// Per program, weights derived for each of its ops: an entry per op, or none at all. Programs may share them.
-    pub weights: Vec<Vec<Option<Arc<Vec<f32>>>>>,
+    /// All derived weights, in memory of their own.
+    pub memory: Option<Arc<AlignedBytes>>,
+    /// Per program, where the weights derived for each of its ops lie in there, in bytes: an entry per op, or none at all.
+    /// Programs may share them.
+    pub weights: Vec<Vec<Option<Range<usize>>>>,
     /// Bytes of scratch memory beside the arena's.
     pub scratch: usize,
 }
@@ -103,10 +108,13 @@ impl OwnedSession {
         let Some(program) = image.image.programs().nth(number) else { return Err(no_program()) };
         let mut arena = AlignedBytes::zeroed(image.image.arena_bytes(), program.alignment().max(64));
         let mut more = AlignedBytes::zeroed(derived.scratch, 64);
-        // SAFETY: each slice lies on the heap and is neither moved nor changed while `derived` is kept.
-        let lend = |d: &Arc<Vec<f32>>| unsafe { core::slice::from_raw_parts(d.as_ptr(), d.len()) };
-        let lend_all = |ops: &Vec<Option<Arc<Vec<f32>>>>| ops.iter().map(|d| d.as_ref().map(lend)).collect();
-        let lent: Box<[Lent]> = derived.weights.iter().map(lend_all).collect();
+        let memory = derived.memory.as_ref().map_or(&[][..], |memory| &memory[..]);
+        let lend = |place: &Option<Range<usize>>| {
+            let weights = <[f32]>::ref_from_bytes(memory.get(place.clone()?)?).ok()?;
+            // SAFETY: the memory is neither moved nor changed while `derived` is kept.
+            Some(unsafe { core::slice::from_raw_parts(weights.as_ptr(), weights.len()) })
+        };
+        let lent: Box<[Lent]> = derived.weights.iter().map(|ops| ops.iter().map(lend).collect()).collect();
         // SAFETY: `lent` is kept unchanged beside the session.
         let view = unsafe { lent_to(&lent, number) };
         // SAFETY: the boxed extern ops live as long as the image, which the session keeps.

@@ -97,9 +97,9 @@ impl Scheme {
         if tiles <= UNDIVIDED { tiles } else { BLOCK }
     }
 
-    /// Transforms nine vectors of weights, `[tap]`, to one per point: `G g Gᵀ`.
+    /// Transforms nine vectors of weights, `[tap]`, to one per point, which it puts: `G g Gᵀ`.
     #[inline(always)]
-    pub fn transform_weights<const N: usize>(self, g: &[[f32; N]; 9], out: &mut [[f32; N]]) {
+    pub fn transform_weights<const N: usize>(self, g: &[[f32; N]; 9], mut put: impl FnMut(usize, [f32; N])) {
         let matrix: &[[f32; 3]] = match self {
             Scheme::F2 => &[[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]],
             Scheme::F4 => &G4,
@@ -115,9 +115,7 @@ impl Scheme {
         }
         for y in 0..n {
             for (x, m) in matrix.iter().enumerate() {
-                for i in 0..N {
-                    out[y * n + x][i] = m[0] * rows[y][0][i] + m[1] * rows[y][1][i] + m[2] * rows[y][2][i];
-                }
+                put(y * n + x, core::array::from_fn(|i| m[0] * rows[y][0][i] + m[1] * rows[y][1][i] + m[2] * rows[y][2][i]));
             }
         }
     }

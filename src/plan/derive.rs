@@ -6,13 +6,14 @@
 //! op runs on the plain panels.
 
 use super::parallel;
+use crate::aligned::AlignedBytes;
 use crate::exec::owned::Derived;
 use crate::image::layout::Place;
 use crate::image::{Image, OpView, Program};
 use crate::kernels::shallow;
 use crate::kernels::winograd::Scheme;
 use crate::program::{self, Conv, OpKind, PANEL, packed_len};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use zerocopy::FromBytes;
@@ -27,7 +28,7 @@ pub fn image(image: &Image<'_>, lean: bool) -> Derived {
     });
     let scratch = scratch.max().unwrap_or(0);
     if lean {
-        return Derived { weights: Vec::new(), scratch };
+        return Derived { scratch, ..Derived::default() };
     }
     // Which weights are derived, each once, and where they serve.
     let mut wanted: BTreeMap<Key, (OpView<'_>, &[f32])> = BTreeMap::new();
@@ -38,17 +39,37 @@ pub fn image(image: &Image<'_>, lean: bool) -> Derived {
             }
         }
     }
+    if wanted.is_empty() {
+        return Derived { scratch, ..Derived::default() };
+    }
+    // They lie in one piece of memory, which has huge pages then: they are read from end to end in every run.
+    let mut places = BTreeMap::new();
+    let mut bytes = 0;
+    for &key in wanted.keys() {
+        places.insert(key, bytes..bytes + 4 * key.elements);
+        bytes += (4 * key.elements).next_multiple_of(64);
+    }
+    let mut memory = AlignedBytes::to_fill(bytes, 64);
+    let mut left = &mut memory[..];
+    let mut jobs = Vec::new();
+    for (key, (op, packed)) in wanted {
+        let (to, after) = left.split_at_mut((4 * key.elements).next_multiple_of(64));
+        left = after;
+        if let Ok(to) = <[f32]>::mut_from_bytes(&mut to[..4 * key.elements]) {
+            jobs.push((key, op, packed, to));
+        }
+    }
     // Threads are for what is derived: an image without any opens in less time than one takes to start.
-    let bytes = wanted.keys().map(|key| 4 * key.elements as u64).sum();
-    let (keys, jobs): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
-    let made = parallel::each(jobs, parallel::threads_for(bytes), |(op, packed)| weights(op.kind, op.attributes, packed));
-    let made: BTreeMap<_, _> = keys.into_iter().zip(made.into_iter().map(|w| w.map(Arc::new))).collect();
+    let made = parallel::each(jobs, parallel::threads_for(bytes as u64), |(key, op, packed, to)| {
+        weights_to(op.kind, op.attributes, packed, to).map(|()| key)
+    });
+    let made: BTreeSet<Key> = made.into_iter().flatten().collect();
     let of = |program: Program<'_>| {
-        let known = |op: OpView<'_>| made.get(&source(&program, &op)?.0).cloned().flatten();
-        let ops: Vec<_> = program.ops().map(known).collect();
+        let known = |op: OpView<'_>| source(&program, &op).map(|s| s.0).filter(|key| made.contains(key));
+        let ops: Vec<_> = program.ops().map(|op| known(op).and_then(|key| places.get(&key).cloned())).collect();
         if ops.iter().any(Option::is_some) { ops } else { Vec::new() }
     };
-    Derived { weights: if made.is_empty() { Vec::new() } else { image.programs().map(of).collect() }, scratch }
+    Derived { weights: image.programs().map(of).collect(), memory: Some(Arc::new(memory)), scratch }
 }
 
 /// What decides derived weights.
@@ -75,26 +96,44 @@ fn source<'a>(program: &Program<'a>, op: &OpView<'a>) -> Option<(Key, &'a [f32])
 /// The derived weights of an op, if it has any: of its kind, attributes and weights as the image stores them.
 ///
 /// The record must have passed its check against these weights.
+#[cfg(test)]
 pub fn weights(kind: OpKind, attributes: &[u8], packed: &[f32]) -> Option<Vec<f32>> {
+    let record = conv(kind, attributes)?;
+    let mut out = alloc::vec![0.0; Scheme::of(record)?.weights(record)];
+    weights_to(kind, attributes, packed, &mut out)?;
+    Some(out)
+}
+
+/// Channels that are transformed at a time.
+const CHANNELS: usize = 8;
+
+/// Writes the derived weights of an op, if it has any, to zeros: of its kind, attributes and weights as the image stores them.
+///
+/// The record must have passed its check against these weights.
+fn weights_to(kind: OpKind, attributes: &[u8], packed: &[f32], out: &mut [f32]) -> Option<()> {
     let record = conv(kind, attributes)?;
     let scheme = Scheme::of(record)?;
     let (depth, channels, panel) = (record.depth() as usize, record.in_c as usize, PANEL as usize);
     let matrix = packed_len(channels as u64, record.out_c as u64) as usize;
-    let mut out = alloc::vec![0.0; scheme.weights(record)];
-    let mut points = [[0.0; PANEL as usize]; 36];
+    // The points' matrices lie far from each other: some channels are transformed before each gets its part.
+    let mut points = [[[0.0; PANEL as usize]; CHANNELS]; 36];
     for (p, from) in packed.get(..record.weights() as usize)?.chunks_exact(panel * depth).enumerate() {
-        for channel in 0..channels {
-            let mut taps = [[0.0; PANEL as usize]; 9];
-            for (tap, to) in taps.iter_mut().enumerate() {
-                to.copy_from_slice(&from[(tap * channels + channel) * panel..][..panel]);
+        for first in (0..channels).step_by(CHANNELS) {
+            let some = CHANNELS.min(channels - first);
+            for channel in 0..some {
+                let mut taps = [[0.0; PANEL as usize]; 9];
+                for (tap, to) in taps.iter_mut().enumerate() {
+                    to.copy_from_slice(&from[(tap * channels + first + channel) * panel..][..panel]);
+                }
+                scheme.transform_weights(&taps, |point, values| points[point][channel] = values);
             }
-            scheme.transform_weights(&taps, &mut points);
             for (point, values) in points.iter().take(scheme.points()).enumerate() {
-                out[point * matrix + (p * channels + channel) * panel..][..panel].copy_from_slice(values);
+                let to = &mut out[point * matrix + (p * channels + first) * panel..][..some * panel];
+                to.copy_from_slice(values[..some].as_flattened());
             }
         }
     }
-    Some(out)
+    Some(())
 }
 
 /// Bytes of scratch memory with which an op runs best on a host: what its record asks for, and more for an op that has
@@ -187,7 +226,7 @@ mod tests {
         let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
         let derived = super::image(&image.image(), false);
         let of = |program: usize| derived.weights[program][0].as_ref().unwrap();
-        assert!(Arc::ptr_eq(of(0), of(1)) && derived.scratch > 0);
+        assert!(of(0) == of(1) && derived.scratch > 0);
         let set = ops::set(Isa::detect()).unwrap();
         let run = |derived| {
             let mut session = OwnedSession::new(image.clone(), None, set, derived).unwrap();
