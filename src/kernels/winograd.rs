@@ -113,9 +113,9 @@ impl Scheme {
                 }
             }
         }
-        for y in 0..n {
+        for (y, [a, b, c]) in rows.iter().take(n).enumerate() {
             for (x, m) in matrix.iter().enumerate() {
-                put(y * n + x, core::array::from_fn(|i| m[0] * rows[y][0][i] + m[1] * rows[y][1][i] + m[2] * rows[y][2][i]));
+                put(y * n + x, core::array::from_fn(|i| m[0] * a[i] + m[1] * b[i] + m[2] * c[i]));
             }
         }
     }

@@ -283,7 +283,7 @@ fn lengths_that_make_no_sense_or_are_of_a_stream_are_refused() {
 /// A transposed convolution by its definition: each input adds its products to the outputs that its window covers.
 fn scattered(x: &[f32], w: &[f32], [groups, c, o]: [usize; 3], size: [usize; 2], to: [usize; 2], window: &Window) -> Vec<f32> {
     let (kernel, mut y) = (&window.kernel, vec![0.0; groups * o * to[0] * to[1]]);
-    for i in 0..groups * c * size[0] * size[1] {
+    for (i, x) in x.iter().enumerate() {
         let (channel, iy, ix) = (i / (size[0] * size[1]), i / size[1] % size[0], i % size[1]);
         for j in 0..o * kernel[0] * kernel[1] {
             let (out, ky, kx) = (j / (kernel[0] * kernel[1]), j / kernel[1] % kernel[0], j % kernel[1]);
@@ -293,7 +293,7 @@ fn scattered(x: &[f32], w: &[f32], [groups, c, o]: [usize; 3], size: [usize; 2],
                 && px < to[1]
             {
                 let out = channel / c * o + out;
-                y[(out * to[0] + py) * to[1] + px] += x[i] * w[channel * o * kernel[0] * kernel[1] + j];
+                y[(out * to[0] + py) * to[1] + px] += x * w[channel * o * kernel[0] * kernel[1] + j];
             }
         }
     }
