@@ -89,7 +89,8 @@ fn einsum(ctx: &ParsingContext, node: &NodeProto) -> Built {
     let (left, right) = equation.split_once("->").map_or((equation, None), |(left, right)| (left, Some(right.trim())));
     let without_ellipsis = left.split(',').filter(|term| !term.contains("...")).count();
     let partial = left.contains("...") && without_ellipsis > 0;
-    if left.split(',').any(twice) || partial || right == Some("") {
+    let summed = right == Some("") && left.contains(char::is_alphabetic);
+    if left.split(',').any(twice) || partial || summed {
         return Ok((Box::new(Whole::expanded(node, ctx.onnx_operator_set_version, super::expand::diagonal)), vec![]));
     }
     stock(ctx, node)

@@ -123,6 +123,15 @@ fn a_function_that_calls_itself_is_refused() {
 }
 
 #[test]
+fn slopes_larger_than_what_they_slope_are_refused() {
+    let prelu = |dims: &[usize], slopes: &[f32]| {
+        with(model(16, dims, vec![node("PRelu", &["x", "slopes"], &["y"], vec![])]), vec![floats("slopes", &[3, 2], slopes)])
+    };
+    assert!(built(prelu(&[3, 2], &[0.5; 6])).is_ok());
+    refused(prelu(&[2], &[0.5; 6]), &["\"y\"", "PRelu"]);
+}
+
+#[test]
 fn names_that_do_not_fit_together_are_refused() {
     let twice = vec![node("Neg", &["x"], &["y"], vec![]), node("Abs", &["x"], &["y"], vec![])];
     refused(model(13, &[2], twice), &["Abs", "\"y\" is the name of another"]);
