@@ -195,3 +195,20 @@ fn the_image_that_c_programs_are_tested_with_is_this_one() {
     let renew = "tests/data/lengths.kiln is not what is built now: KILN_RENEW=1 cargo test --release --test lengths";
     assert!(std::fs::read(&path).unwrap() == image[..], "{renew}");
 }
+
+/// The same as it was compiled when images were of version 3.
+#[test]
+fn an_image_of_version_3_is_still_read() {
+    let old = include_bytes!("data/lengths-version-3.kiln");
+    let old = AlignedBytes::copy_of(old, 64);
+    assert_eq!(Header::ref_from_prefix(&old).unwrap().0.version, 3);
+    let built = common::lengths();
+    let answers = |image: &[u8]| {
+        with_session(&Image::new(image).unwrap(), |session| {
+            write(session, 3, 2);
+            session.run().unwrap();
+            ["a", "b", "d", "sum"].map(|name| session.output::<f32>(name).unwrap().to_vec())
+        })
+    };
+    assert_eq!(answers(&old), answers(&built.image));
+}
