@@ -12,7 +12,7 @@ use std::time::Duration;
 const STEP: u64 = 256 << 10;
 
 /// From so many bytes on, packing one weight takes milliseconds: too long to wait for its end.
-const LARGE: u64 = 16 << 20;
+const LARGE: u64 = 4 << 20;
 
 /// How often pages are given back then.
 const PERIOD: Duration = Duration::from_millis(2);
