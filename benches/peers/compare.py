@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no peer {', '.join(unknown)}: there are {', '.join(peers.known())}; --peer adds others")
     if not all("=" in other for other in options.peer):
         parser.error("--peer wants NAME=COMMAND")
-    if options.isa == "avx2" and not peers.hider().exists():
+    if options.isa == "avx2" and not peers.hider().with_suffix(".txt").exists():
         parser.error(f"--isa avx2: there is no {peers.hider()}, by which the others are held to it too (benches/peers/setup)")
     if options.flush and platform.machine() not in ("x86_64", "AMD64"):
         parser.error("--flush is for x86-64")

@@ -65,13 +65,13 @@ def known() -> dict[str, Peer | str]:
 
 
 def hider() -> pathlib.Path:
-    """What, preloaded, hides AVX-512."""
+    """What, told to the loader as an auditor, hides AVX-512; beside it lies its list."""
     return HOME / "bin/hide-avx512.so"
 
 
 def without_avx512(peer: Peer) -> Peer:
     """The same, on a CPU that seems to have no AVX-512."""
-    return dataclasses.replace(peer, command=f"env LD_PRELOAD={shlex.quote(str(hider()))} {peer.command}")
+    return dataclasses.replace(peer, command=f"env LD_AUDIT={shlex.quote(str(hider()))} {peer.command}")
 
 
 def kiln(isa: str | None, lean: bool = False) -> Peer:
