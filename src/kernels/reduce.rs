@@ -121,12 +121,14 @@ unsafe fn fold_row<V: F32s>(fold: Fold, p: *const f32, n: usize, shift: f32) -> 
                 d = fold.step(d, V::load(p.add(i + 3 * V::LANES)), shift);
                 i += 4 * V::LANES;
             }
-            while i < end {
-                let m = (end - i).min(V::LANES);
+            while i + V::LANES <= end {
+                a = fold.step(a, V::load(p.add(i)), shift);
+                i += V::LANES;
+            }
+            if i < end {
                 let mut tail = [pad; 16];
-                core::ptr::copy_nonoverlapping(p.add(i), tail.as_mut_ptr(), m);
+                core::ptr::copy_nonoverlapping(p.add(i), tail.as_mut_ptr(), end - i);
                 a = fold.step(a, V::load(tail.as_ptr()), shift);
-                i += m;
             }
         }
         total = fold.join(total, fold.join(fold.join(a, b), fold.join(c, d)));
@@ -321,8 +323,8 @@ unsafe fn softmax_row<V: F32s>(x: *const f32, y: *mut f32, n: usize, log: bool) 
     // SAFETY: all accesses are below n.
     unsafe {
         let max = fold_row::<V>(Fold::Max, x, n, 0.0);
-        let shift = V::splat(max);
         if log {
+            let shift = V::splat(max);
             let sum = libm::logf(fold_row::<V>(Fold::Exponentials, x, n, max));
             let mut i = 0;
             while i < n {
@@ -332,8 +334,22 @@ unsafe fn softmax_row<V: F32s>(x: *const f32, y: *mut f32, n: usize, log: bool) 
             }
             return;
         }
-        let mut sum = V::splat(0.0);
-        let mut i = 0;
+        let scale = V::splat(1.0 / exponentials::<V>(x, y, n, max));
+        scale_row(y, n, scale);
+    }
+}
+
+/// `y = exp(x - shift)`; gives their sum.
+///
+/// # Safety
+/// As for [`softmax_row`].
+#[inline(always)]
+unsafe fn exponentials<V: F32s>(x: *const f32, y: *mut f32, n: usize, shift: f32) -> f32 {
+    let shift = V::splat(shift);
+    let mut sum = V::splat(0.0);
+    let mut i = 0;
+    // SAFETY: all accesses are below n.
+    unsafe {
         while i + V::LANES <= n {
             let e = math::exp(V::load(x.add(i)).sub(shift));
             e.store(y.add(i));
@@ -347,18 +363,27 @@ unsafe fn softmax_row<V: F32s>(x: *const f32, y: *mut f32, n: usize, log: bool) 
             e.store_first(y.add(i), n - i);
             sum = sum.add(e);
         }
-        let scale = V::splat(1.0 / sum.reduce_add());
-        let mut i = 0;
-        while i < n {
-            let m = (n - i).min(V::LANES);
-            store(load::<V>(y.add(i), m).mul(scale), y.add(i), m);
-            i += m;
-        }
+    }
+    sum.reduce_add()
+}
+
+/// Multiplies a row.
+///
+/// # Safety
+/// `y` is valid for `n` elements.
+#[inline(always)]
+unsafe fn scale_row<V: F32s>(y: *mut f32, n: usize, scale: V) {
+    let mut i = 0;
+    while i < n {
+        let m = (n - i).min(V::LANES);
+        // SAFETY: below n.
+        unsafe { store(load::<V>(y.add(i), m).mul(scale), y.add(i), m) };
+        i += m;
     }
 }
 
 /// Softmax of scores in place, row by row: `rows` rows `stride` apart, each with a mask added; of row `r` the first
-/// `visible(r)` columns count and the others become 0.
+/// `visible(r)` columns count and the others become 0. Or only the exponentials, and the sums that are left to divide by.
 pub struct Scores<'m> {
     /// The scores.
     pub scores: Dst<'m, f32>,
@@ -368,6 +393,8 @@ pub struct Scores<'m> {
     pub mask: Option<(Src<'m, f32>, usize, usize)>,
     /// Columns that row 0 sees; each next row sees one more. At least `columns`: all see all.
     pub visible: usize,
+    /// Where the rows' factors go; none: they are applied.
+    pub factors: Option<&'m mut [f32]>,
 }
 
 impl Kernel for Scores<'_> {
@@ -379,6 +406,7 @@ impl Kernel for Scores<'_> {
         if let Some((mask, r, c)) = self.mask {
             assert!(rows == 0 || columns == 0 || mask.len() > (rows - 1) * r + (columns - 1) * c);
         }
+        let mut factors = self.factors;
         for r in 0..rows {
             let n = columns.min(self.visible + r);
             // SAFETY: rows and columns are within the scores and the mask, as asserted above.
@@ -399,11 +427,41 @@ impl Kernel for Scores<'_> {
                         i += m;
                     }
                 }
-                softmax_row::<V>(p, p, n, false);
+                match factors.as_deref_mut() {
+                    Some(factors) => {
+                        let max = fold_row::<V>(Fold::Max, p, n, 0.0);
+                        factors[r] = 1.0 / exponentials::<V>(p, p, n, max);
+                    }
+                    None => softmax_row::<V>(p, p, n, false),
+                }
                 for i in n..columns {
                     p.add(i).write(0.0);
                 }
             }
+        }
+    }
+}
+
+/// Multiplies each row, `stride` apart, with a factor of its own.
+pub struct RowFactors<'m> {
+    /// The rows.
+    pub rows: Dst<'m, f32>,
+    /// Elements between rows, and of each.
+    pub sizes: [usize; 2],
+    /// One for each row.
+    pub factors: &'m [f32],
+}
+
+impl Kernel for RowFactors<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: F32s>(self) {
+        let [stride, columns] = self.sizes;
+        let count = self.factors.len();
+        assert!(count == 0 || columns == 0 || self.rows.len() >= (count - 1) * stride + columns);
+        for (r, &factor) in self.factors.iter().enumerate() {
+            // SAFETY: within the rows, as asserted above.
+            unsafe { scale_row(self.rows.pointer().add(r * stride), columns, V::splat(factor)) };
         }
     }
 }

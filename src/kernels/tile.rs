@@ -266,6 +266,14 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
         for r in 0..R {
             V::prefetch_near(block.target.c.wrapping_add(r * block.target.row + column));
         }
+        // Likewise a residual of its own, whose lines a tile waits for at its end.
+        if V::PREFETCHES && block.target.epilogue.residual.is_some() && block.target.residual != block.target.c.cast_const() {
+            for r in 0..R {
+                for w in (0..W * V::LANES).step_by(LINE) {
+                    V::prefetch_near(block.target.residual.wrapping_add(r * block.target.row + column + w));
+                }
+            }
+        }
         let (burst, share) = match block.fetch {
             Fetch::Panel(share) => (burst::<V>(), share),
             _ => {

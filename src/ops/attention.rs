@@ -2,14 +2,16 @@
 //!
 //! For each batch element and head: K is packed as the right operand of Q·Kᵀ; rows of Q are taken in blocks, whose scores
 //! become probabilities in place and are multiplied by V, which is read where it lies if it has few
-//! rows. A block of rows is a work unit.
+//! rows. Where there are more columns than V is wide, the division by the sum of exponentials is left to the product. A block of
+//! rows is a work unit.
 
 use super::{Context, Entry, Op, Units};
 use crate::error::Result;
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::gemm::{Product, Right};
 use crate::kernels::pack::{self, Strided};
-use crate::kernels::{Backend, reduce::Scores};
+use crate::kernels::reduce::{RowFactors, Scores};
+use crate::kernels::{Backend, HOST};
 use crate::program::attention::BLOCK;
 use crate::program::{Attention, OpKind, Rules, packed_len};
 
@@ -39,6 +41,9 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let units = context.units(count);
     // The head, of all batches, whose K and V are packed in scratch memory.
     let mut packed = if context.resumes() { Some((units.start.max(1) - 1) / blocks) } else { None };
+    // A device's stack is small.
+    let later = HOST && columns > width;
+    let mut factors = [1.0; if HOST { BLOCK as usize } else { 0 }];
     for unit in units {
         let (batch, h, r) = (unit / blocks / heads, unit / blocks % heads, unit % blocks * BLOCK as usize);
         let at = |s: [u32; 3]| batch * s[0] as usize + h * s[1] as usize;
@@ -64,12 +69,16 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
             let [mb, mh, mr, mc] = a.mask.map(|s| s as usize);
             let mask = mask.map(|t| (t.from(batch * mb + h * mh + r * mr), mr, mc));
             let visible = if a.causal != 0 { r + columns - rows + 1 } else { columns };
-            B::launch(Scores { scores, sizes: [m, stride, columns], mask, visible });
+            let factors = if later { Some(&mut factors[..m]) } else { None };
+            B::launch(Scores { scores, sizes: [m, stride, columns], mask, visible, factors });
         }
         let c = out.from(at(a.out) + r * out_row);
         let epilogue = plain(1.0);
         let a = scores.src();
         Product { m, n: width, k: columns, a, a_row: stride, b: right, c, c_row: out_row, epilogue: &epilogue }.run::<B>();
+        if later {
+            B::launch(RowFactors { rows: c, sizes: [out_row, width], factors: &factors[..m] });
+        }
     }
     Ok(Units::any(count))
 }
