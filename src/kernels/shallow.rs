@@ -8,8 +8,8 @@
 
 use super::epilogue::{Epilogue, HOT, Target};
 use super::gemm::{MOST_ROWS, tile_of};
-use super::tile::{Fetch, MOST_OFFSET_ROWS, PANEL, Panels, RowBlock};
-use super::{Backend, Dst, Src, clamp, narrow};
+use super::tile::{Fetch, PANEL, Panels, RowBlock, most_offset_rows};
+use super::{Backend, Dst, F32s, Src, clamp, narrow};
 use crate::program::{Conv, Cut};
 use core::ops::Range;
 
@@ -156,7 +156,7 @@ pub fn conv<B: Backend>(
     // Of a row of taps, where they are neighbours.
     let run = if g.dilation_w == 1 && padded.pixel == g.in_c as usize { g.kernel_w * g.in_c } else { g.in_c } as usize;
     let narrow = narrow::takes::<B::F>(columns, run);
-    let most = if narrow { MOST_ROWS } else { MOST_OFFSET_ROWS };
+    let most = if narrow { MOST_ROWS } else { most_offset_rows::<B::F>(columns.div_ceil(B::F::LANES)) };
     // A narrow tile gives a few vectors: too few for an activation that is a chain of operations.
     let split = if narrow && out_pitch == columns { epilogue.split() } else { None };
     let whole = Target::of::<B>(&epilogue, y.pointer(), out_pitch);

@@ -122,7 +122,7 @@ impl<'e> RowBlock<'e> {
     /// of them are; there is one segment.
     ///
     /// # Safety
-    /// There are at most [`MOST_OFFSET_ROWS`] rows (or the block is [narrow](narrow::takes)), as many offsets as the depth has steps, and they lead to valid elements of all
+    /// There are at most [`most_offset_rows`] rows (or the block is [narrow](narrow::takes)), as many offsets as the depth has steps, and they lead to valid elements of all
     /// rows; `run` divides their number.
     #[cfg(any(test, feature = "alloc"))]
     #[inline(always)]
@@ -238,9 +238,12 @@ unsafe fn few<V: F32s, const R: usize, const X: usize, const W: usize, const H: 
     }
 }
 
-/// The most rows of a tile whose depth is at offsets: each takes a pointer of its own, and with more of them the compiler moves
-/// pointers and sums to the stack within the loop.
-pub(super) const MOST_OFFSET_ROWS: usize = 6;
+/// The most rows of a tile of so many vectors of columns whose depth is at offsets: each takes a pointer of its own, and with more
+/// of them the compiler moves pointers and sums to the stack within the loop. Of one wide vector there are few sums: more rows
+/// hide the latency of a multiply-add.
+pub(super) const fn most_offset_rows<V: F32s>(vectors: usize) -> usize {
+    if V::LANES == 16 && vectors == 1 { 12 } else { 6 }
+}
 
 /// Depth steps between bursts of prefetches of a panel. Each line takes a fill buffer of the core, of which it has about sixteen, and
 /// the panel that is multiplied needs them too on its way from the second-level cache: with 16 lanes eight lines at a time made
@@ -288,7 +291,7 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
             for (r, a) in a.iter_mut().enumerate() {
                 *a = block.table.add(segment * R + r).read();
             }
-            if R <= MOST_OFFSET_ROWS && !block.offsets.is_null() {
+            if R <= most_offset_rows::<V>(W) && !block.offsets.is_null() {
                 for i in 0..block.depth {
                     depth_step(&mut acc[0], a, block.offsets.add(i).read(), b, panel);
                     b = b.wrapping_add(step);
