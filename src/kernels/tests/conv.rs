@@ -109,7 +109,7 @@ fn run<B: Backend>(g: &Conv, way: Way, random: &mut Random) {
 
 /// A random geometry; channels are set by the caller.
 pub(super) fn geometry(random: &mut Random) -> Conv {
-    let [kernel_h, kernel_w] = [0; 2].map(|_| random.pick(&[1, 1, 2, 3, 3, 5]));
+    let [kernel_h, kernel_w] = [0; 2].map(|_| random.pick(&[1, 1, 2, 3, 3, 5, 7]));
     let [stride_h, stride_w] = [0; 2].map(|_| random.pick(&[1, 1, 2, 3]));
     let [dilation_h, dilation_w] = [0; 2].map(|_| random.pick(&[1, 1, 1, 2]));
     let [in_h, in_w] = [0; 2].map(|_| 1 + random.below(17));
@@ -165,7 +165,7 @@ fn convolutions_of_few_channels<B: Backend>() {
         if random.below(3) == 0 {
             // No border: the map is used where it is.
             (g.pad_top, g.pad_left) = (0, 0);
-            (g.in_h, g.in_w) = (g.in_h + 10, g.in_w + 10);
+            (g.in_h, g.in_w) = (g.in_h + 12, g.in_w + 12);
             g.out_h = (g.in_h - (g.kernel_h - 1) * g.dilation_h - 1) / g.stride_h + 1;
             g.out_w = (g.in_w - (g.kernel_w - 1) * g.dilation_w - 1) / g.stride_w + 1;
         }
@@ -236,6 +236,22 @@ fn depthwise_convolutions<B: Backend>() {
         g.in_pitch = c + random.pick(&[0, 0, 5]);
         g.out_pitch = c + random.pick(&[0, 0, 7]);
         run::<B>(&g, Way::Depthwise, &mut random);
+    }
+}
+
+/// More channels than are computed at a time.
+fn depthwise_convolutions_in_parts<B: Backend>() {
+    let mut random = Random::new(12);
+    for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)] {
+        for size in [7, 9, 14] {
+            let mut g = geometry(&mut random);
+            (g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w) = (kernel, kernel, stride, stride, 1, 1);
+            (g.in_h, g.in_w, g.pad_top, g.pad_left) = (size, size, kernel / 2, kernel / 2);
+            (g.out_h, g.out_w) = (size.div_ceil(stride), size.div_ceil(stride));
+            let c = random.pick(&[201, 320, 333]);
+            (g.batch, g.in_c, g.out_c, g.groups, g.in_pitch, g.out_pitch) = (1, c, c, c, c, c);
+            run::<B>(&g, Way::Depthwise, &mut random);
+        }
     }
 }
 
@@ -320,6 +336,7 @@ mod backends {
         convolutions_whose_windows_are_read_in_place,
         convolutions_with_large_weights,
         depthwise_convolutions,
+        depthwise_convolutions_in_parts,
         pooling
     );
 }
