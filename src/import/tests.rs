@@ -47,7 +47,7 @@ pub(super) fn built(model: ModelProto) -> Result<Imported, ModelError> {
     build(Path::new("test.onnx"), model, &[], &Options::default())
 }
 
-fn refused(model: ModelProto, parts: &[&str]) {
+pub(super) fn refused(model: ModelProto, parts: &[&str]) {
     let error = built(model).map(|i| i.graph).unwrap_err().to_string();
     for part in parts {
         assert!(error.contains(part), "{error:?} does not say {part:?}");

@@ -4,6 +4,7 @@
 
 use super::rules::{Rule, Shapes};
 use super::sketch::{Expansion, Sketch};
+use super::whole::CHOICE;
 use crate::graph::Op;
 use crate::program::{Join, ReduceKind};
 use crate::tensor::DType;
@@ -46,6 +47,7 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("GlobalLpPool", pool::global_lp_pool, false),
     ("GridSample", resize::grid_sample, false),
     ("Hardmax", reduce::hardmax, false),
+    (CHOICE, element::choice, false),
     ("LRN", pool::lrn, false),
     ("LayerNormalization", reduce::layer_norm, false),
     ("LinearAttention", attention::linear_attention, false),
@@ -96,7 +98,7 @@ pub(super) fn follows(op_type: &str) -> bool {
     const ROWS: [&str; 4] = ["GatherElements", "GatherND", "OneHot", "RoiAlign"];
     const OTHERS: [&str; 7] = ["CumSum", "LayerNormalization", "Pad", "Scatter", "ScatterElements", "ScatterND", "Tile"];
     let others = op_type.starts_with("Reduce") || matches!(op_type, "Slice" | "TopK");
-    counts(op_type) || others || [&ELEMENTS[..], &ROWS, &OTHERS].iter().any(|names| names.contains(&op_type))
+    counts(op_type) || op_type == CHOICE || others || [&ELEMENTS[..], &ROWS, &OTHERS].iter().any(|names| names.contains(&op_type))
 }
 
 /// The rule of a node whose operator has an expansion.
