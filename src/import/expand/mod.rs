@@ -15,6 +15,9 @@ mod data;
 mod element;
 mod find;
 mod index;
+mod integer;
+#[cfg(test)]
+mod integer_tests;
 mod loss;
 mod pool;
 mod reduce;
@@ -39,9 +42,11 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("CenterCropPad", data::center_crop_pad, false),
     ("Col2Im", pool::col2im, false),
     ("Compress", find::compress, true),
+    ("ConvInteger", integer::conv_integer, false),
     ("CumProd", reduce::cumulate, false),
     ("CumSum", reduce::cumulate, true),
     ("DFT", signal::dft, false),
+    ("DynamicQuantizeLinear", integer::dynamic_quantize, false),
     ("GatherElements", index::gather_elements, true),
     ("GatherND", index::gather_nd, true),
     ("GlobalLpPool", pool::global_lp_pool, false),
@@ -53,6 +58,8 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("LinearAttention", attention::linear_attention, false),
     ("LpNormalization", reduce::lp_normalization, false),
     ("LpPool", pool::lp_pool, false),
+    ("MatMulInteger", integer::mat_mul_integer, false),
+    ("MaxPool", pool::max_pool, false),
     ("MaxUnpool", pool::max_unpool, false),
     ("Mean", element::mean, false),
     ("MeanVarianceNormalization", reduce::mean_variance_normalization, false),
@@ -63,6 +70,8 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("OneHot", index::one_hot, true),
     ("PRelu", element::prelu, false),
     ("Pad", data::pad, true),
+    ("QLinearConv", integer::q_linear_conv, false),
+    ("QLinearMatMul", integer::q_linear_mat_mul, false),
     ("Resize", resize::resize, false),
     ("ReverseSequence", index::reverse_sequence, false),
     ("RoiAlign", resize::roi_align, false),

@@ -125,6 +125,8 @@ pub(in super::super) fn reduce(s: &mut Sketch<'_>) -> Drawn {
         let numbers = s.cast(x, DType::I32);
         let y = s.reduce(kind, &axes, numbers);
         s.with(Binary::Greater, y, 0.0)?
+    } else if s.dtype(x) == DType::F64 {
+        of_doubles(s, kind, &axes, x)?
     } else {
         s.reduce(kind, &axes, x)
     };
@@ -134,6 +136,40 @@ pub(in super::super) fn reduce(s: &mut Sketch<'_>) -> Drawn {
     let kept = s.dims(y).iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, &d)| d);
     let dims: Vec<usize> = kept.collect();
     Ok(vec![s.reshape(y, &dims)?])
+}
+
+/// In `f64` sums, means, products and extremes are native; the others are made of them.
+fn of_doubles(s: &mut Sketch<'_>, kind: ReduceKind, axes: &[usize], x: Ref) -> TractResult<Ref> {
+    let plain = |s: &mut Sketch<'_>, f, x| s.unary(f, [0.0; 2], x);
+    Ok(match kind {
+        ReduceKind::L1 => {
+            let sizes = plain(s, Unary::Abs, x);
+            s.reduce(ReduceKind::Sum, axes, sizes)
+        }
+        ReduceKind::L2 | ReduceKind::SumSquare => {
+            let squares = plain(s, Unary::Square, x);
+            let sum = s.reduce(ReduceKind::Sum, axes, squares);
+            if kind == ReduceKind::L2 { plain(s, Unary::Sqrt, sum) } else { sum }
+        }
+        ReduceKind::LogSum => {
+            let sum = s.reduce(ReduceKind::Sum, axes, x);
+            plain(s, Unary::Log, sum)
+        }
+        ReduceKind::LogSumExp => {
+            // Less the largest, unless that is infinite.
+            let most = s.reduce(ReduceKind::Max, axes, x);
+            let size = plain(s, Unary::Abs, most);
+            let finite = s.with(Binary::Less, size, f64::INFINITY)?;
+            let zero = s.number(0.0, DType::F64)?;
+            let shift = s.select(finite, most, zero)?;
+            let shifted = s.binary(Binary::Sub, x, shift)?;
+            let powers = plain(s, Unary::Exp, shifted);
+            let sum = s.reduce(ReduceKind::Sum, axes, powers);
+            let log = plain(s, Unary::Log, sum);
+            s.binary(Binary::Add, log, shift)?
+        }
+        _ => s.reduce(kind, axes, x),
+    })
 }
 
 /// In training mode: by the batch's own mean and variance, which also move the running ones.

@@ -18,7 +18,7 @@ fn float(name: &str, f: f32) -> AttributeProto {
 }
 
 /// Runs a model over `x` natively; gives the bytes of `y`.
-fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
+pub(super) fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
     let graph = built(model).unwrap().graph;
     let lowered = lower::lower(graph, &lower::Options::default()).unwrap();
     assert!(lowered.externs.is_empty(), "{:?}", lowered.externs);
@@ -30,7 +30,7 @@ fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
     session.output_bytes("y").unwrap().to_vec()
 }
 
-fn answer(model: ModelProto, x: &[f32]) -> Vec<f32> {
+pub(super) fn answer(model: ModelProto, x: &[f32]) -> Vec<f32> {
     let x: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
     bytes(model, &x).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
