@@ -46,6 +46,8 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("CumProd", reduce::cumulate, false),
     ("CumSum", reduce::cumulate, true),
     ("DFT", signal::dft, false),
+    ("DeformConv", resize::deform_conv, false),
+    ("Det", reduce::det, false),
     ("DynamicQuantizeLinear", integer::dynamic_quantize, false),
     ("GatherElements", index::gather_elements, true),
     ("GatherND", index::gather_nd, true),

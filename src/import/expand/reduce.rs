@@ -200,3 +200,35 @@ pub(super) fn batch_normalization(s: &mut Sketch<'_>) -> Drawn {
     }
     Ok(outputs)
 }
+
+/// The determinant of small matrices, by the minors of their last rows.
+pub(super) fn det(s: &mut Sketch<'_>) -> Drawn {
+    let x = s.input(0)?;
+    let dims = s.dims(x).to_vec();
+    let [batch @ .., rows, n] = &dims[..] else { bail!("its input is of shape {dims:?}, which is no matrix") };
+    ensure!(
+        rows == n && (1..=4).contains(n),
+        "of matrices of {rows}x{n} it is not supported: they must be square, of 4 rows at the most"
+    );
+    let (n, count) = (*n, batch.iter().product());
+    let flat = s.reshape(x, &[count, n * n])?;
+    let place = |row: usize, column: usize| row * n + column;
+    // Of the rows so far, by sets of columns.
+    let mut minors: Vec<Option<Ref>> = vec![None; 1 << n];
+    for set in 1usize..1 << n {
+        let row = n - set.count_ones() as usize;
+        let mut sum = None;
+        for (i, column) in (0..n).filter(|column| set >> column & 1 == 1).enumerate() {
+            let element = s.slice(flat, 1, place(row, column), 1, 1);
+            let term = match minors[set & !(1 << column)] {
+                Some(minor) => s.binary(Binary::Mul, element, minor)?,
+                None => element,
+            };
+            let f = if i % 2 == 0 { Binary::Add } else { Binary::Sub };
+            sum = Some(sum.map_or(Ok(term), |sum| s.binary(f, sum, term))?);
+        }
+        minors[set] = sum;
+    }
+    let all = minors[(1 << n) - 1].context("it has no rows")?;
+    Ok(vec![s.reshape(all, batch)?])
+}
