@@ -2,14 +2,14 @@
 //!
 //! An `If` whose condition hangs on constants and sizes alone is replaced by its branch; a `Loop` or `Scan` of which it is known
 //! how many turns it takes, or may take at the most, by as many copies of its body ([`loops`]). What is needed of values and
-//! sizes for that is found out by tract ([`known`](super::known)). What depends on data otherwise stays: of an `If` tract
-//! evaluates both sides' types, a `Scan` it runs on the host.
+//! sizes for that is found out by tract ([`known`](super::known)). Of an `If` that data decide both branches are computed, if
+//! that can do no harm. What is left, tract runs on the host, but for a `Loop`.
 
 use super::known::{Known, Scope};
 use super::loops;
 use crate::ModelError;
 use std::collections::{HashMap, HashSet};
-use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 /// Nodes of a model at the most, when its loops are written out.
 pub(super) const NODES: usize = 1 << 18;
@@ -72,13 +72,46 @@ pub(super) fn copy(from: &str, to: &str) -> NodeProto {
 
 fn branch(graph: &GraphProto, node: &NodeProto, opset: i64, known: &Known) -> Option<Written> {
     let scope = Scope { graph, more: &(vec![], vec![]), opset, known };
-    let side = if scope.truth(input(node, 0)?)? { "then_branch" } else { "else_branch" };
+    let condition = input(node, 0)?;
+    let Some(truth) = scope.truth(condition) else { return both(graph, node, opset, known) };
+    let side = if truth { "then_branch" } else { "else_branch" };
     let body = subgraph(node, side)?;
     let mut written = (vec![], vec![]);
     let outputs = inlined(body, HashMap::new(), &format!("{}.{side}", node.name), &mut written);
     let wanted = node.output.iter().zip(outputs).filter(|(to, _)| !to.is_empty());
     written.0.extend(wanted.map(|(to, from)| copy(&from, to)));
     Some(written)
+}
+
+/// Both branches, and a choice of what they yield: where that is of one shape, and neither can fail when it is not taken.
+fn both(graph: &GraphProto, node: &NodeProto, opset: i64, known: &Known) -> Option<Written> {
+    let mut written: Written = (vec![], vec![]);
+    let mut sides = vec![];
+    for side in ["then_branch", "else_branch"] {
+        let body = subgraph(node, side).filter(|body| body.node.iter().all(never_fails))?;
+        sides.push(inlined(body, HashMap::new(), &format!("{}.{side}", node.name), &mut written));
+    }
+    let condition = input(node, 0)?;
+    for (i, to) in node.output.iter().enumerate().filter(|(_, to)| !to.is_empty()) {
+        let (a, b) = (sides[0].get(i)?, sides[1].get(i)?);
+        let scope = Scope { graph, more: &written, opset, known };
+        let fact = scope.fact(a)?;
+        if scope.fact(b)? != fact {
+            return None;
+        }
+        let what = format!("the output \"{to}\" of \"{}\"", node.name);
+        let chosen = loops::choice(condition, a, b, to.clone(), &what);
+        written.0.push(chosen);
+        known.depends(to, fact);
+    }
+    Some(written)
+}
+
+/// Whether an operator computes whatever its inputs hold: it has no index that might not be there, and its branches don't either.
+fn never_fails(node: &NodeProto) -> bool {
+    let indexed = ["Gather", "Loop", "MaxUnpool", "OneHot", "Optional", "RoiAlign", "Scan", "Scatter", "Sequence"];
+    let bodies = || node.attribute.iter().filter_map(|a| a.g.as_ref());
+    !indexed.iter().any(|part| node.op_type.contains(part)) && bodies().all(|body| body.node.iter().all(never_fails))
 }
 
 /// Adds what a body has of constants, under names of their own, unless `names` says already how they are called outside.
@@ -107,25 +140,24 @@ pub(super) fn inlined(body: &GraphProto, mut names: HashMap<String, String>, pla
     }
     for node in nodes() {
         let mut node = node.clone();
-        rename(&mut node, &names);
-        node.name = match &*node.name {
-            "" => node.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default(),
-            name => format!("{place}.{name}"),
-        };
+        rename(&mut node, &names, place);
         written.0.push(node);
     }
     let outside = |name: &String| names.get(name).unwrap_or(name).clone();
     body.output.iter().map(|o| outside(&o.name)).collect()
 }
 
-/// Renames what a node, and the graphs within it, read and yield.
-fn rename(node: &mut NodeProto, names: &HashMap<String, String>) {
+/// Renames a node, and what it and the graphs within it read and yield.
+fn rename(node: &mut NodeProto, names: &HashMap<String, String>, place: &str) {
+    let unnamed = |node: &NodeProto| node.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default();
+    node.name = format!("{place}.{}", if node.name.is_empty() { unnamed(node) } else { node.name.clone() });
     for name in node.input.iter_mut().chain(&mut node.output) {
         if let Some(new) = names.get(name) {
             name.clone_from(new);
         }
     }
-    for graph in node.attribute.iter_mut().flat_map(|a: &mut AttributeProto| a.g.iter_mut()) {
+    let inside = node.attribute.iter_mut().filter_map(|a| Some((format!("{}.{}", node.name, a.name), a.g.as_mut()?)));
+    for (place, graph) in inside {
         // Names that the graph gives itself hide those outside.
         let own: HashSet<String> = graph
             .node
@@ -136,7 +168,7 @@ fn rename(node: &mut NodeProto, names: &HashMap<String, String>) {
             .collect();
         let names: HashMap<String, String> =
             names.iter().filter(|(old, _)| !own.contains(*old)).map(|(a, b)| (a.clone(), b.clone())).collect();
-        graph.node.iter_mut().for_each(|n| rename(n, &names));
+        graph.node.iter_mut().for_each(|n| rename(n, &names, &place));
         for output in &mut graph.output {
             if let Some(new) = names.get(&output.name) {
                 output.name.clone_from(new);
@@ -148,6 +180,7 @@ fn rename(node: &mut NodeProto, names: &HashMap<String, String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tract_onnx::pb::AttributeProto;
 
     fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
         NodeProto {

@@ -11,8 +11,23 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, Tens
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-/// Values that were found out before.
-pub(super) type Known = RefCell<HashMap<String, Option<Tensor>>>;
+/// A tensor's element type, as ONNX numbers it, and its sizes.
+pub(super) type Fact = (i32, Vec<usize>);
+
+/// What was found out before.
+#[derive(Default)]
+pub(super) struct Known {
+    values: RefCell<HashMap<String, Option<Tensor>>>,
+    /// Tensors of which no more can be known: what leads to them need not be looked at.
+    opaque: RefCell<HashMap<String, Fact>>,
+}
+
+impl Known {
+    /// Remembers a tensor that depends on data.
+    pub fn depends(&self, name: &str, fact: Fact) {
+        self.opaque.borrow_mut().insert(name.into(), fact);
+    }
+}
 
 /// A graph, and what has been written for a node of it so far.
 pub(super) struct Scope<'a> {
@@ -35,13 +50,25 @@ impl Scope<'_> {
         value.try_as_plain_ram().ok()?.as_slice::<i64>().ok()?.first().copied()
     }
 
-    /// The sizes of a tensor, if they hang on constants and the sizes of inputs alone.
-    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
-        if let Some(sizes) = self.sizes(name) {
-            return Some(sizes);
+    /// Type and sizes of a tensor, if those hang on constants and the sizes of inputs alone.
+    pub fn fact(&self, name: &str) -> Option<Fact> {
+        if let Some(declared) = self.declared(name) {
+            return Some(declared);
         }
-        let sizes = self.kept(&format!("the shape of {name}"), || self.found(name, true))?.cast_to::<i64>().ok()?.into_owned();
-        Some(sizes.try_as_plain_ram().ok()?.as_slice::<i64>().ok()?.to_vec())
+        let fact = || -> TractResult<Option<Fact>> {
+            let Some((mut model, _)) = self.leading_to(name)? else { return Ok(None) };
+            // Of an output that is an input tract would lose the type.
+            let seen = format!("{name}.seen");
+            let graph = model.graph.as_mut().context("it has no graph")?;
+            graph.node.push(NodeProto { op_type: whole::COPY.into(), ..super::control::copy(name, &seen) });
+            graph.output = vec![super::externs::declare(&seen, 1, None)];
+            let parsed = whole::CAREFUL.clone().with_ignore_output_types(true).parse(&model, None)?;
+            let typed = parsed.model.into_typed()?.into_decluttered()?;
+            let fact = typed.output_fact(0)?;
+            let number = super::skeleton::dtype_number(super::types::dtype(fact.datum_type)?);
+            Ok(fact.shape.as_concrete().map(|dims| (number, dims.to_vec())))
+        };
+        guard::run(fact).ok().flatten()
     }
 
     /// The most that an integer can be, where it is the least of what is computed and of one that is known.
@@ -56,24 +83,31 @@ impl Scope<'_> {
     }
 
     fn value(&self, name: &str) -> Option<Tensor> {
-        self.kept(name, || self.found(name, false))
-    }
-
-    fn kept(&self, key: &str, find: impl FnOnce() -> TractResult<Option<Tensor>>) -> Option<Tensor> {
-        if let Some(value) = self.known.borrow().get(key) {
+        if let Some(value) = self.known.values.borrow().get(name) {
             return value.clone();
         }
-        let value = guard::run(find).ok().flatten();
-        self.known.borrow_mut().insert(key.to_string(), value.clone());
+        let value = guard::run(|| self.found(name)).ok().flatten();
+        self.known.values.borrow_mut().insert(name.to_string(), value.clone());
         value
     }
 
-    /// The value of a tensor, or its shape.
-    fn found(&self, name: &str, shape: bool) -> TractResult<Option<Tensor>> {
+    fn found(&self, name: &str) -> TractResult<Option<Tensor>> {
+        let Some((model, open)) = self.leading_to(name)? else { return Ok(None) };
+        if open {
+            let parsed = whole::CAREFUL.clone().with_ignore_output_types(true).parse(&model, None)?;
+            let typed = parsed.model.into_typed()?.into_decluttered()?;
+            return Ok(typed.output_fact(0)?.konst.as_ref().map(|v| (**v).clone()));
+        }
+        let parsed = STOCK.clone().with_ignore_output_types(true).parse(&model, None)?;
+        let plan = SimplePlan::new(parsed.model.into_typed()?.into_decluttered()?)?;
+        Ok(plan.run(tvec![])?.first().map(|v| v.clone().into_tensor()))
+    }
+
+    /// The part of the graph that leads to a tensor, and whether it hangs on more than constants.
+    fn leading_to(&self, name: &str) -> TractResult<Option<(ModelProto, bool)>> {
         let mut graph = GraphProto::default();
         let mut wanted = vec![name.to_string()];
         let mut seen: HashSet<String> = HashSet::new();
-        // Whether what is wanted hangs on more than constants.
         let mut open = false;
         while let Some(name) = wanted.pop() {
             if name.is_empty() || !seen.insert(name.clone()) {
@@ -84,7 +118,12 @@ impl Scope<'_> {
                 graph.initializer.push(tensor.clone());
                 continue;
             }
-            if let Some(Some(value)) = self.known.borrow().get(&name)
+            if let Some((dtype, dims)) = self.known.opaque.borrow().get(&name) {
+                graph.input.push(super::externs::declare(&name, *dtype, Some(dims)));
+                open = true;
+                continue;
+            }
+            if let Some(Some(value)) = self.known.values.borrow().get(&name)
                 && let Ok(tensor) = constant(&name, value)
             {
                 graph.initializer.push(tensor);
@@ -98,9 +137,10 @@ impl Scope<'_> {
             let maker = self.graph.node.iter().chain(&self.more.0).find(|n| n.output.contains(&name));
             let Some(maker) = maker.filter(|n| n.attribute.iter().all(|a| a.g.is_none())) else { return Ok(None) };
             let sized = maker.op_type == "Shape" && maker.attribute.is_empty();
-            if let Some(dims) = maker.input.first().filter(|_| sized).and_then(|x| self.sizes(x)) {
+            if let Some((_, dims)) = maker.input.first().filter(|_| sized).and_then(|x| self.declared(x)) {
                 let count = vec![dims.len() as i64];
-                graph.initializer.push(TensorProto { name, dims: count, data_type: 7, int64_data: dims, ..Default::default() });
+                let int64_data = dims.iter().map(|&d| d as i64).collect();
+                graph.initializer.push(TensorProto { name, dims: count, data_type: 7, int64_data, ..Default::default() });
                 continue;
             }
             open |= maker.op_type == whole::HELD;
@@ -112,35 +152,21 @@ impl Scope<'_> {
             self.graph.node.iter().chain(&self.more.0).enumerate().map(|(i, n)| (&*n.output, i)).collect();
         graph.node.sort_by_key(|n| order.get(&*n.output).copied());
         graph.node.dedup_by(|a, b| a.output == b.output);
-        let mut output = name.to_string();
-        if shape {
-            output += ".shape";
-            let (input, name) = (vec![name.to_string()], output.clone());
-            let output = vec![output.clone()];
-            graph.node.push(NodeProto { op_type: "Shape".into(), name, input, output, ..Default::default() });
-        }
-        graph.output.push(super::externs::declare(&output, 1, None));
+        graph.output.push(super::externs::declare(name, 1, None));
         let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: self.opset }];
         let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..Default::default() };
-        if open {
-            let parsed = whole::CAREFUL.clone().with_ignore_output_types(true).parse(&model, None)?;
-            let typed = parsed.model.into_typed()?.into_decluttered()?;
-            return Ok(typed.output_fact(0)?.konst.as_ref().map(|v| (**v).clone()));
-        }
-        let parsed = STOCK.clone().with_ignore_output_types(true).parse(&model, None)?;
-        let plan = SimplePlan::new(parsed.model.into_typed()?.into_decluttered()?)?;
-        Ok(plan.run(tvec![])?.first().map(|v| v.clone().into_tensor()))
+        Ok(Some((model, open)))
     }
 
-    /// The declared sizes of an input of the graph.
-    fn sizes(&self, name: &str) -> Option<Vec<i64>> {
+    /// The declared type and sizes of an input of the graph.
+    fn declared(&self, name: &str) -> Option<Fact> {
         let declared = self.graph.input.iter().find(|i| i.name == name)?;
         let type_proto::Value::TensorType(tensor) = declared.r#type.as_ref()?.value.as_ref()?;
         let size = |d: &tract_onnx::pb::tensor_shape_proto::Dimension| match d.value {
-            Some(DimValue::DimValue(n)) => Some(n),
+            Some(DimValue::DimValue(n)) => usize::try_from(n).ok(),
             _ => None,
         };
-        tensor.shape.as_ref()?.dim.iter().map(size).collect()
+        Some((tensor.elem_type, tensor.shape.as_ref()?.dim.iter().map(size).collect::<Option<_>>()?))
     }
 }
 

@@ -38,10 +38,23 @@ enum Goes {
     Told(String),
 }
 
+/// A node that yields `a` where `goes` is true, else `b`; `what` says in an error what they are.
+pub(super) fn choice(goes: &str, a: &str, b: &str, name: String, what: &str) -> NodeProto {
+    let what = AttributeProto { name: "what".into(), s: what.into(), r#type: 3, ..Default::default() };
+    NodeProto {
+        op_type: CHOICE.into(),
+        name: name.clone(),
+        input: [goes, a, b].map(String::from).to_vec(),
+        output: vec![name],
+        attribute: vec![what],
+        ..Default::default()
+    }
+}
+
 /// The loop for which a choice was written, by their names.
-pub(super) fn of_choice(name: &str) -> &str {
-    let place = name.rsplit_once('#').map_or(name, |(place, _)| place);
-    place.rsplit_once('.').map_or(place, |(of, _)| of)
+pub(super) fn of_choice(name: &str) -> Option<&str> {
+    let (place, _) = name.rsplit_once('#')?;
+    place.rsplit_once('.').map(|(of, _)| of)
 }
 
 /// What has been written for a loop.
@@ -107,8 +120,8 @@ impl<'a> Writer<'a> {
             return a.into();
         }
         let what = format!("{what} of the loop \"{}\"", self.name);
-        let what = AttributeProto { name: "what".into(), s: what.into_bytes(), r#type: 3, ..Default::default() };
-        self.node(CHOICE, name, &[goes, a, b], vec![what])
+        self.written.0.push(choice(goes, a, b, name.clone(), &what));
+        name
     }
 
     /// An element of an axis, without that axis.
@@ -325,12 +338,12 @@ pub(super) fn scanned(graph: &GraphProto, node: &NodeProto, opset: i64, known: &
     let of = |name: &str, i: usize| a.ints(name).and_then(|all| all.get(i).copied()).unwrap_or(0);
     let backwards = |i: usize| of(if batched { "directions" } else { "scan_input_directions" }, i) == 1;
     // As many turns as the axes have elements.
-    let (mut turns, mut batch) = (None, 1);
+    let (mut turns, mut batch) = (None, 1usize);
     for (i, x) in inputs.iter().enumerate() {
-        let shape = w.scope().shape(x)?;
+        let (_, shape) = w.scope().fact(x)?;
         let axis = if batched { 1 } else { of("scan_input_axes", i) };
         let axis = usize::try_from(if axis < 0 { axis + shape.len() as i64 } else { axis }).ok()?;
-        let size = usize::try_from(*shape.get(axis)?).ok()?;
+        let size = *shape.get(axis)?;
         if batched {
             batch = *shape.first()?;
         }
@@ -339,7 +352,7 @@ pub(super) fn scanned(graph: &GraphProto, node: &NodeProto, opset: i64, known: &
         }
     }
     let turns = turns.filter(|&turns| turns <= TURNS && (turns > 0 && batch > 0 || !batched))?;
-    let nodes = (w.body.node.len() + inputs.len()).saturating_mul(turns).saturating_mul(usize::try_from(batch).ok()?);
+    let nodes = (w.body.node.len() + inputs.len()).saturating_mul(turns).saturating_mul(batch);
     if nodes > SCANNED {
         return None;
     }
@@ -348,7 +361,7 @@ pub(super) fn scanned(graph: &GraphProto, node: &NodeProto, opset: i64, known: &
         let place = if batched { format!("{}.{b}", w.name) } else { w.name.to_string() };
         // In a batch: each sequence for itself.
         let own = |w: &mut Writer<'_>, i: usize, x: &String, what: &str| {
-            if batched { w.taken(x, 0, b, format!("{place}#{what}{i}")) } else { x.clone() }
+            if batched { w.taken(x, 0, b as i64, format!("{place}#{what}{i}")) } else { x.clone() }
         };
         let mut state: Vec<String> = states.iter().enumerate().map(|(i, x)| own(&mut w, i, x, "state")).collect();
         let sequences: Vec<String> = inputs.iter().enumerate().map(|(i, x)| own(&mut w, i, x, "sequence")).collect();

@@ -289,3 +289,48 @@ fn what_grows_until_data_stop_it_is_refused() {
     let grows = with(model(13, &[1], vec![turns]), vec![scalar("many", 3), floats("five", &[], &[5.])]);
     refused(grows, &["\"greedy.decoder\" (Loop)", "the carried value \"s\"", "[2] or float32 [1]", "one shape"]);
 }
+
+/// An `If` on whether the sum of `x` is above zero, between these branches over `x`.
+fn either(then: NodeProto, other: NodeProto) -> ModelProto {
+    let branch = |name: &str, node: NodeProto| {
+        let yields = node.output[0].clone();
+        AttributeProto { name: format!("{name}_branch"), ..body(vec![node], &[], &[&yields]) }
+    };
+    let nodes = vec![
+        of_one("ReduceSum", "x", "sum", vec![int("keepdims", 0)]),
+        node("Greater", &["sum", "zero"], &["some"], vec![]),
+        node("If", &["some"], &["y"], vec![branch("then", then), branch("else", other)]),
+    ];
+    with(model(13, &[2], nodes), vec![floats("zero", &[], &[0.])])
+}
+
+#[test]
+fn of_two_branches_the_one_that_data_choose() {
+    let mut compiled = Compiled::new(either(of_one("Sqrt", "x", "t", vec![]), of_one("Neg", "x", "e", vec![])));
+    // What the other branch yields does not matter, not even if it is no number.
+    for (x, want) in [([4., 9.], [2., 3.]), ([-4., 1.], [4., -1.]), ([0., 0.], [0., 0.])] {
+        assert_eq!(compiled.run::<f32>(&x).1, want);
+    }
+}
+
+#[test]
+fn a_loop_with_a_break() {
+    // As torch writes it: behind the break, a branch leaves everything as it is.
+    let branch = |name: &str, nodes: Vec<NodeProto>, yields: &str| AttributeProto {
+        name: format!("{name}_branch"),
+        ..body(nodes, &[], &[yields])
+    };
+    let grown = vec![node("Mul", &["s", "x"], &["grown"], vec![])];
+    let kept = vec![of_one("Identity", "s", "kept", vec![])];
+    let nodes = vec![
+        of_one("ReduceMax", "s", "most", vec![int("keepdims", 0)]),
+        node("Less", &["most", "ten"], &["on"], vec![]),
+        node("If", &["on"], &["next"], vec![branch("then", grown, "grown"), branch("else", kept, "kept")]),
+    ];
+    let turns = node("Loop", &["many", "", "ones"], &["y"], vec![body(nodes, &["i", "c", "s"], &["on", "next"])]);
+    let constants = vec![scalar("many", 5), floats("ten", &[], &[10.]), floats("ones", &[2], &[1.; 2])];
+    let mut compiled = Compiled::new(with(model(13, &[2], vec![turns]), constants));
+    for (x, times) in [([2., 3.], 3), ([1., 1.5], 5), ([20., 1.], 1)] {
+        assert_eq!(compiled.run::<f32>(&x).1, x.map(|v: f32| v.powi(times)));
+    }
+}

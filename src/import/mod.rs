@@ -140,7 +140,8 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
         let op = op_types.get(&node).or_else(|| op_types.get(node.rsplit_once('.')?.0));
         let op = op.cloned().unwrap_or_else(|| "?".into());
         if op == whole::CHOICE {
-            return ModelError::node(loops::of_choice(&node), "Loop", trouble.what);
+            let of = loops::of_choice(&node).map_or((&*node, "If"), |of| (of, "Loop"));
+            return ModelError::node(of.0, of.1, trouble.what);
         }
         let node = if node.is_empty() { "?".into() } else { node };
         ModelError::node(node, op, format!("tract, which reads the model, can't: {}", trouble.what))
