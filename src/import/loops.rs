@@ -168,7 +168,10 @@ impl<'a> Writer<'a> {
 /// Why that can't be.
 pub(super) fn turns(graph: &GraphProto, node: &NodeProto, opset: i64, known: &Known) -> Result<Written, Why> {
     let mut w = Writer::new(graph, node, opset, known).ok_or("it has no body")?;
-    let fits = |carried: usize| (w.body.output.len() > carried && node.input.len() >= 2 + carried).then_some(carried);
+    let fits = |carried: usize| {
+        let outputs = w.body.output.len();
+        (outputs > carried && outputs > node.output.len() && node.input.len() >= 2 + carried).then_some(carried)
+    };
     let carried = w.body.input.len().checked_sub(2).and_then(fits);
     let carried = carried.ok_or("its inputs, and its body's inputs and outputs, do not fit each other")?;
     // Turns at the most, and the tensor that says how many, where that is computed.

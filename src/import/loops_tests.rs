@@ -278,6 +278,17 @@ fn loops_without_a_bound_are_refused() {
 }
 
 #[test]
+fn a_loop_that_does_not_fit_its_body_is_refused() {
+    let twice = || body(vec![node("Add", &["s", "x"], &["sum"], vec![])], &["i", "c", "s"], &["c", "sum"]);
+    let turns = |inputs: &[&str], outputs: &[&str], attributes| {
+        with(model(13, &[2], vec![node("Loop", inputs, outputs, attributes)]), vec![scalar("many", 2)])
+    };
+    refused(turns(&["many", "", "x"], &["y"], vec![]), &["(Loop)", "no body"]);
+    refused(turns(&["many", ""], &["y"], vec![twice()]), &["(Loop)", "do not fit"]);
+    refused(turns(&["many", "", "x"], &["s", "y"], vec![twice()]), &["(Loop)", "do not fit"]);
+}
+
+#[test]
 fn what_grows_until_data_stop_it_is_refused() {
     let nodes = vec![
         node("Concat", &["s", "x"], &["longer"], vec![int("axis", 0)]),
