@@ -3,8 +3,8 @@
 //! 1. The file is mapped and its protobuf walked by hand; weights are left out and noted (`skeleton`).
 //! 2. What remains is decoded, local functions are written out (`functions`), it is checked and mended (`mend`), its inputs
 //!    get their sizes (`inputs`), what is computed twice is joined where sizes depend on data (`twice`), bfloat16 is widened
-//!    (`bfloat`); then sequences, and branches and loops of a known course, are written out (`sequences`,
-//!    `control`).
+//!    (`bfloat`); then sequences, branches of a known course and loops of a bounded one are written out (`sequences`, `control`,
+//!    `loops`; `known` says what is known).
 //! 3. tract parses it, infers types and shapes, folds constants and declutters (`rewrite`); operators that Kiln lowers on its own, and
 //!    the weights, stay whole (`whole`, `rules`, `windows`); those that can be told by other ops are written out (`expand`, on
 //!    a `sketch`); some that tract reads wrongly are mended (`builders`). Every call is guarded against panics (`guard`).
@@ -34,7 +34,11 @@ mod externs;
 mod functions;
 mod guard;
 mod inputs;
+mod known;
 mod lengths;
+mod loops;
+#[cfg(test)]
+mod loops_tests;
 mod mend;
 mod native;
 mod onnx;
@@ -125,7 +129,7 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
     let held = weights.iter().enumerate();
     let held = held.map(|(i, w)| whole::held_node(i, &w.name, bfloat::seen(w.dtype), &w.dims)).collect::<Vec<_>>();
     graph.node.splice(0..0, held);
-    control::write_out(graph, opset);
+    control::write_out(graph, opset)?;
     mend::operators(graph)?;
     let op_types = mend::op_types(graph);
     let outputs = mend::outputs(graph);
@@ -135,6 +139,10 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
         // tract's names for parts of a node start with the node's.
         let op = op_types.get(&node).or_else(|| op_types.get(node.rsplit_once('.')?.0));
         let op = op.cloned().unwrap_or_else(|| "?".into());
+        if op == whole::CHOICE {
+            let of = loops::of_choice(&node).map_or((&*node, "If"), |of| (of, "Loop"));
+            return ModelError::node(of.0, of.1, trouble.what);
+        }
         let node = if node.is_empty() { "?".into() } else { node };
         ModelError::node(node, op, format!("tract, which reads the model, can't: {}", trouble.what))
     })?;

@@ -66,7 +66,6 @@ pub(super) fn form(whole: &Whole, model: &TypedModel, node: &TypedNode) -> Tract
             }
             Op::ConvTranspose { window, groups: groups()?, output_padding }
         }
-        "MaxPool" if wants(1) => return left("MaxPool that also yields indices is not native"),
         "MaxPool" => Op::MaxPool { window: window(a, &spatial()?, None)? },
         "AveragePool" => {
             let count_include_pad = a.int("count_include_pad", 0) != 0;

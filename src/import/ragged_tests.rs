@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tract_onnx::pb::{ModelProto, NodeProto, TensorProto};
 
 /// A model that was compiled once, for many inputs.
-struct Compiled(OwnedSession);
+pub(super) struct Compiled(OwnedSession);
 
 impl Compiled {
-    fn new(model: ModelProto) -> Compiled {
+    pub fn new(model: ModelProto) -> Compiled {
         let lowered = lower::lower(built(model).unwrap().graph, &lower::Options::default()).unwrap();
         assert!(lowered.externs.is_empty(), "{:?}", lowered.externs);
         let built = plan::build(lowered.model, &plan::Options::default()).unwrap();
@@ -22,7 +22,7 @@ impl Compiled {
     }
 
     /// Sizes and elements of `y` for this `x`.
-    fn run<T: Element + PartialEq>(&mut self, x: &[f32]) -> (Vec<usize>, Vec<T>) {
+    pub fn run<T: Element + PartialEq>(&mut self, x: &[f32]) -> (Vec<usize>, Vec<T>) {
         self.0.input::<f32>("x").unwrap().copy_from_slice(x);
         self.0.run().unwrap();
         let dims = self.0.output_dims("y").unwrap().iter().map(|&d| d as usize).collect();

@@ -83,6 +83,8 @@ pub(super) fn rule(node: &NodeProto, opset: i64) -> Option<Rule> {
         "PRelu" => own(prelu),
         "Conv" => own(conv),
         "ConvTranspose" => own(conv_transpose),
+        // One that also yields indices is written out.
+        "MaxPool" if node.output.get(1).is_some_and(|o| !o.is_empty()) => None,
         "MaxPool" | "AveragePool" => own(pool),
         "GlobalAveragePool" | "GlobalMaxPool" => own(global_pool),
         "LSTM" | "GRU" | "RNN" => own(recurrent),
@@ -156,7 +158,7 @@ fn pool(i: &Inputs<'_>) -> TractResult<Vec<TypedFact>> {
     let window = window(i.attributes(), &sizes, None)?;
     let mut dims = tvec![x.shape[0].clone(), x.shape[1].clone()];
     dims.extend(window.pooled(&sizes, i.attributes().int("ceil_mode", 0) == 1)?.iter().map(|d| d.to_dim()));
-    Ok(vec![x.datum_type.fact(&*dims), DatumType::I64.fact(&*dims)])
+    Ok(vec![x.datum_type.fact(&*dims)])
 }
 
 fn global_pool(i: &Inputs<'_>) -> TractResult<Vec<TypedFact>> {

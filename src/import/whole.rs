@@ -26,6 +26,9 @@ pub(super) const HELD: &str = "KilnWeight";
 /// The op type of a node that yields its input.
 pub(super) const COPY: &str = "KilnCopy";
 
+/// The op type of a node that yields its second input where its first, one boolean, is true, else its third, which is like it.
+pub(super) const CHOICE: &str = "KilnChoice";
+
 /// An importer whose operators are kept whole as `rules` says.
 ///
 /// It takes for granted that what can be known of a node's inputs is known when it is asked for its outputs.

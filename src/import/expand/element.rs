@@ -55,6 +55,26 @@ pub(super) fn bit_shift(s: &mut Sketch<'_>) -> Drawn {
     Ok(vec![s.binary(f, x, by)?])
 }
 
+/// One of two tensors of the same type and shape, as one boolean says.
+pub(super) fn choice(s: &mut Sketch<'_>) -> Drawn {
+    let (goes, a, b) = (s.input(0)?, s.input(1)?, s.input(2)?);
+    let what = s.attributes().text("what", "one of two tensors");
+    ensure!(s.dtype(goes) == DType::Bool && s.len(goes) == 1, "a condition must be one boolean, it is {:?}", s.dims(goes));
+    let (of, sizes) = ([s.dtype(a), s.dtype(b)], [s.dims(a), s.dims(b)]);
+    let open = [a, b].iter().any(|v| !s.values[v.0].lengths.is_empty());
+    ensure!(
+        of[0] == of[1] && sizes[0] == sizes[1] && !open,
+        "{what} would be {} {:?} or {} {:?}, as data decide: it must have one shape, that no turn changes and that does not depend \
+         on data (write into a tensor of full size, and count how much of it is used)",
+        of[0],
+        sizes[0],
+        of[1],
+        sizes[1]
+    );
+    let goes = s.reshape(goes, &[])?;
+    Ok(vec![s.select(goes, a, b)?])
+}
+
 /// The same bits as another type.
 pub(super) fn bit_cast(s: &mut Sketch<'_>) -> Drawn {
     let x = s.input(0)?;

@@ -4,6 +4,7 @@
 
 use super::rules::{Rule, Shapes};
 use super::sketch::{Expansion, Sketch};
+use super::whole::CHOICE;
 use crate::graph::Op;
 use crate::program::{Join, ReduceKind};
 use crate::tensor::DType;
@@ -14,6 +15,9 @@ mod data;
 mod element;
 mod find;
 mod index;
+mod integer;
+#[cfg(test)]
+mod integer_tests;
 mod loss;
 mod pool;
 mod reduce;
@@ -38,19 +42,26 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("CenterCropPad", data::center_crop_pad, false),
     ("Col2Im", pool::col2im, false),
     ("Compress", find::compress, true),
+    ("ConvInteger", integer::conv_integer, false),
     ("CumProd", reduce::cumulate, false),
     ("CumSum", reduce::cumulate, true),
     ("DFT", signal::dft, false),
+    ("DeformConv", resize::deform_conv, false),
+    ("Det", reduce::det, false),
+    ("DynamicQuantizeLinear", integer::dynamic_quantize, false),
     ("GatherElements", index::gather_elements, true),
     ("GatherND", index::gather_nd, true),
     ("GlobalLpPool", pool::global_lp_pool, false),
     ("GridSample", resize::grid_sample, false),
     ("Hardmax", reduce::hardmax, false),
+    (CHOICE, element::choice, false),
     ("LRN", pool::lrn, false),
     ("LayerNormalization", reduce::layer_norm, false),
     ("LinearAttention", attention::linear_attention, false),
     ("LpNormalization", reduce::lp_normalization, false),
     ("LpPool", pool::lp_pool, false),
+    ("MatMulInteger", integer::mat_mul_integer, false),
+    ("MaxPool", pool::max_pool, false),
     ("MaxUnpool", pool::max_unpool, false),
     ("Mean", element::mean, false),
     ("MeanVarianceNormalization", reduce::mean_variance_normalization, false),
@@ -61,6 +72,8 @@ const TABLE: &[(&str, Expansion, bool)] = &[
     ("OneHot", index::one_hot, true),
     ("PRelu", element::prelu, false),
     ("Pad", data::pad, true),
+    ("QLinearConv", integer::q_linear_conv, false),
+    ("QLinearMatMul", integer::q_linear_mat_mul, false),
     ("Resize", resize::resize, false),
     ("ReverseSequence", index::reverse_sequence, false),
     ("RoiAlign", resize::roi_align, false),
@@ -96,7 +109,7 @@ pub(super) fn follows(op_type: &str) -> bool {
     const ROWS: [&str; 4] = ["GatherElements", "GatherND", "OneHot", "RoiAlign"];
     const OTHERS: [&str; 7] = ["CumSum", "LayerNormalization", "Pad", "Scatter", "ScatterElements", "ScatterND", "Tile"];
     let others = op_type.starts_with("Reduce") || matches!(op_type, "Slice" | "TopK");
-    counts(op_type) || others || [&ELEMENTS[..], &ROWS, &OTHERS].iter().any(|names| names.contains(&op_type))
+    counts(op_type) || op_type == CHOICE || others || [&ELEMENTS[..], &ROWS, &OTHERS].iter().any(|names| names.contains(&op_type))
 }
 
 /// The rule of a node whose operator has an expansion.

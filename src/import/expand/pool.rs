@@ -4,6 +4,7 @@ use super::super::sketch::{Ref, Sketch};
 use super::super::windows::{Sizes, window};
 use crate::graph::{Op, Window};
 use crate::program::{Binary, Join, ReduceKind, Unary};
+use crate::tensor::DType;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
@@ -91,6 +92,71 @@ pub(super) fn lrn(s: &mut Sketch<'_>) -> Drawn {
     let scaled = s.unary(Unary::Affine, [alpha, bias], mean);
     let divisor = s.unary(Unary::PowConst, [-beta, 0.0], scaled);
     Ok(vec![s.binary(Binary::Mul, x, divisor)?])
+}
+
+/// The largest of each window, and where it stands among all elements: for that, the elements of every window are laid out. In
+/// place of padding there stands the window's first element again.
+pub(super) fn max_pool(s: &mut Sketch<'_>) -> Drawn {
+    let x = s.input(0)?;
+    let dims = s.dims(x).to_vec();
+    ensure!(dims.len() > 2, "the input has no spatial axes");
+    let sizes = dims[2..].to_vec();
+    let window = window(s.attributes(), &sizes, None)?;
+    let out = window.pooled(&sizes, s.attributes().int("ceil_mode", 0) == 1)?;
+    let by_column = s.attributes().int("storage_order", 0) != 0;
+    let product = |sizes: &[usize]| sizes.iter().product::<usize>();
+    let (pictures, total, spots, taps) = (dims[0] * dims[1], product(&sizes), product(&out), product(&window.kernel));
+    ensure!(spots.checked_mul(taps).is_some_and(|n| n <= 1 << 28), "its windows have too many elements");
+    // Of each window: the places of its elements, and what they are called.
+    let (mut places, mut called) = (Vec::with_capacity(spots * taps), Vec::with_capacity(spots * taps));
+    for spot in 0..spots {
+        let start = places.len();
+        let mut behind = 0;
+        for tap in 0..taps {
+            let (mut spot, mut tap, mut stride, mut place, mut inside) = (spot, tap, 1, 0, true);
+            let mut at = vec![0; sizes.len()];
+            for i in (0..sizes.len()).rev() {
+                let padded = spot % out[i] * window.strides[i] + tap % window.kernel[i] * window.dilations[i];
+                (spot, tap) = (spot / out[i], tap / window.kernel[i]);
+                inside &= padded >= window.before[i] && padded - window.before[i] < sizes[i];
+                at[i] = padded.saturating_sub(window.before[i]);
+                place += at[i] * stride;
+                stride *= sizes[i];
+            }
+            if !inside {
+                behind += (places.len() == start) as usize;
+                if let (Some(&place), Some(&name)) = (places.get(start), called.get(start)) {
+                    places.push(place);
+                    called.push(name);
+                }
+                continue;
+            }
+            let name = at.iter().zip(&sizes).rev().fold(0, |name, (at, size)| name * size + at);
+            for _ in 0..=std::mem::take(&mut behind) {
+                places.push(place);
+                called.push(if by_column { name as i64 } else { place as i64 });
+            }
+        }
+        ensure!(behind == 0, "a window has nothing but padding in it");
+    }
+    let mut pooled = dims[..2].to_vec();
+    pooled.extend(&out);
+    let y = s.op(Op::MaxPool { window }, &[x], s.dtype(x), &pooled);
+    let flat = s.reshape(x, &[pictures, total])?;
+    let laid = s.take(flat, 1, &places);
+    let laid = s.reshape(laid, &[pictures, spots, taps])?;
+    let first = Op::ArgReduce { axis: 2, min: false, last: false };
+    let tap = s.op(first, &[laid], DType::I64, &[pictures, spots, 1]);
+    let tap = s.reshape(tap, &[pictures, spots])?;
+    let starts: Vec<i64> = (0..spots).map(|spot| (spot * taps) as i64).collect();
+    let starts = s.i64s(&starts, &[1, spots]);
+    let row = s.binary(Binary::Add, tap, starts)?;
+    let called = s.i64s(&called, &[spots * taps]);
+    let name = s.op(Op::Gather { axis: 0 }, &[called, row], DType::I64, &[pictures, spots]);
+    let before: Vec<i64> = (0..pictures).map(|picture| (picture * total) as i64).collect();
+    let before = s.i64s(&before, &[pictures, 1]);
+    let index = s.binary(Binary::Add, name, before)?;
+    Ok(vec![y, s.reshape(index, &pooled)?])
 }
 
 /// Values back at the places that a maximum pool took them from.

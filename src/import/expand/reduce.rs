@@ -125,6 +125,8 @@ pub(in super::super) fn reduce(s: &mut Sketch<'_>) -> Drawn {
         let numbers = s.cast(x, DType::I32);
         let y = s.reduce(kind, &axes, numbers);
         s.with(Binary::Greater, y, 0.0)?
+    } else if s.dtype(x) == DType::F64 {
+        of_doubles(s, kind, &axes, x)?
     } else {
         s.reduce(kind, &axes, x)
     };
@@ -134,6 +136,40 @@ pub(in super::super) fn reduce(s: &mut Sketch<'_>) -> Drawn {
     let kept = s.dims(y).iter().enumerate().filter(|(a, _)| !axes.contains(a)).map(|(_, &d)| d);
     let dims: Vec<usize> = kept.collect();
     Ok(vec![s.reshape(y, &dims)?])
+}
+
+/// In `f64` sums, means, products and extremes are native; the others are made of them.
+fn of_doubles(s: &mut Sketch<'_>, kind: ReduceKind, axes: &[usize], x: Ref) -> TractResult<Ref> {
+    let plain = |s: &mut Sketch<'_>, f, x| s.unary(f, [0.0; 2], x);
+    Ok(match kind {
+        ReduceKind::L1 => {
+            let sizes = plain(s, Unary::Abs, x);
+            s.reduce(ReduceKind::Sum, axes, sizes)
+        }
+        ReduceKind::L2 | ReduceKind::SumSquare => {
+            let squares = plain(s, Unary::Square, x);
+            let sum = s.reduce(ReduceKind::Sum, axes, squares);
+            if kind == ReduceKind::L2 { plain(s, Unary::Sqrt, sum) } else { sum }
+        }
+        ReduceKind::LogSum => {
+            let sum = s.reduce(ReduceKind::Sum, axes, x);
+            plain(s, Unary::Log, sum)
+        }
+        ReduceKind::LogSumExp => {
+            // Less the largest, unless that is infinite.
+            let most = s.reduce(ReduceKind::Max, axes, x);
+            let size = plain(s, Unary::Abs, most);
+            let finite = s.with(Binary::Less, size, f64::INFINITY)?;
+            let zero = s.number(0.0, DType::F64)?;
+            let shift = s.select(finite, most, zero)?;
+            let shifted = s.binary(Binary::Sub, x, shift)?;
+            let powers = plain(s, Unary::Exp, shifted);
+            let sum = s.reduce(ReduceKind::Sum, axes, powers);
+            let log = plain(s, Unary::Log, sum);
+            s.binary(Binary::Add, log, shift)?
+        }
+        _ => s.reduce(kind, axes, x),
+    })
 }
 
 /// In training mode: by the batch's own mean and variance, which also move the running ones.
@@ -163,4 +199,36 @@ pub(super) fn batch_normalization(s: &mut Sketch<'_>) -> Drawn {
         outputs.push(s.binary(Binary::Add, old, new)?);
     }
     Ok(outputs)
+}
+
+/// The determinant of small matrices, by the minors of their last rows.
+pub(super) fn det(s: &mut Sketch<'_>) -> Drawn {
+    let x = s.input(0)?;
+    let dims = s.dims(x).to_vec();
+    let [batch @ .., rows, n] = &dims[..] else { bail!("its input is of shape {dims:?}, which is no matrix") };
+    ensure!(
+        rows == n && (1..=4).contains(n),
+        "of matrices of {rows}x{n} it is not supported: they must be square, of 4 rows at the most"
+    );
+    let (n, count) = (*n, batch.iter().product());
+    let flat = s.reshape(x, &[count, n * n])?;
+    let place = |row: usize, column: usize| row * n + column;
+    // Of the rows so far, by sets of columns.
+    let mut minors: Vec<Option<Ref>> = vec![None; 1 << n];
+    for set in 1usize..1 << n {
+        let row = n - set.count_ones() as usize;
+        let mut sum = None;
+        for (i, column) in (0..n).filter(|column| set >> column & 1 == 1).enumerate() {
+            let element = s.slice(flat, 1, place(row, column), 1, 1);
+            let term = match minors[set & !(1 << column)] {
+                Some(minor) => s.binary(Binary::Mul, element, minor)?,
+                None => element,
+            };
+            let f = if i % 2 == 0 { Binary::Add } else { Binary::Sub };
+            sum = Some(sum.map_or(Ok(term), |sum| s.binary(f, sum, term))?);
+        }
+        minors[set] = sum;
+    }
+    let all = minors[(1 << n) - 1].context("it has no rows")?;
+    Ok(vec![s.reshape(all, batch)?])
 }

@@ -1,8 +1,10 @@
 //! Resizing: along each axis an element of the output is a weighted sum of a few of the input, whose places and weights
-//! depend on sizes alone. Nearest neighbours are rows taken by place.
+//! depend on sizes alone. Nearest neighbours are rows taken by place. And sampling at places that are computed.
 
 use super::super::sketch::{Ref, Sketch};
+use super::super::windows::{Sizes, window};
 use crate::graph::Op;
+use crate::program::Binary;
 use crate::tensor::DType;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
@@ -306,4 +308,63 @@ pub(super) fn roi_align(s: &mut Sketch<'_>) -> Drawn {
     let pictures = s.cast(pictures, DType::I64);
     let dims = [s.dims(regions)[0], s.dims(x)[1], height, width];
     Ok(vec![s.op(op, &[x, regions, pictures], s.dtype(x), &dims)])
+}
+
+/// A convolution whose taps are each moved by a computed offset: a picture of the taps is sampled, as `GridSample` does, and
+/// multiplied by the weights.
+pub(super) fn deform_conv(s: &mut Sketch<'_>) -> Drawn {
+    let (x, w, offset) = (s.input(0)?, s.input(1)?, s.input(2)?);
+    let (bias, mask) = (s.optional(3)?, s.optional(4)?);
+    let (&[n, channels, height, width], &[out, own, ky, kx]) = (s.dims(x), s.dims(w)) else {
+        bail!("it takes pictures of two axes, the input is of shape {:?}, the weights of {:?}", s.dims(x), s.dims(w));
+    };
+    let count = |name: &str| usize::try_from(s.attributes().int(name, 1)).ok().filter(|&n| n > 0);
+    let groups = count("group").context("group is not positive")?;
+    let parts = count("offset_group").context("offset_group is not positive")?;
+    let divides = channels.is_multiple_of(parts) && out.is_multiple_of(groups);
+    ensure!(channels == own * groups && divides, "{channels} channels, {groups} groups and {parts} offset groups do not fit");
+    let window = window(s.attributes(), &[height, width], Some(&[ky, kx]))?;
+    let size = window.convolved(&[height, width])?;
+    let (taps, spots) = (ky * kx, size[0] * size[1]);
+    let shape = |per_tap: usize| [n, parts * taps * per_tap, size[0], size[1]];
+    ensure!(s.dims(offset) == shape(2), "offsets are of shape {:?}, not {:?}", s.dims(offset), shape(2));
+    let fits = mask.is_none_or(|mask| s.dims(mask) == shape(1));
+    ensure!(fits, "the mask is not of shape {:?}", shape(1));
+    ensure!(height > 0 && width > 0, "its pictures are empty");
+    // Where each tap would stand, as the sampler counts: from -1 to 1 across, then down.
+    let mut stands = Vec::with_capacity(taps * spots * 2);
+    for (tap, spot) in (0..taps).flat_map(|tap| (0..spots).map(move |spot| (tap, spot))) {
+        let at = |axis: usize, spot: usize, tap: usize, len: usize| {
+            let place = (spot * window.strides[axis] + tap * window.dilations[axis]) as f64 - window.before[axis] as f64;
+            ((2.0 * place + 1.0) / len as f64 - 1.0) as f32
+        };
+        stands.push(at(1, spot % size[1], tap % kx, width));
+        stands.push(at(0, spot / size[1], tap / kx, height));
+    }
+    let dtype = s.dtype(x);
+    let constant = |s: &mut Sketch<'_>, values: &[f32], dims: &[usize]| {
+        let values = s.f32s(values, dims);
+        s.cast(values, dtype)
+    };
+    let stands = constant(s, &stands, &[1, taps, spots, 2]);
+    let unit = constant(s, &[2.0 / width as f32, 2.0 / height as f32], &[1, 1, 1, 2]);
+    let moved = s.reshape(offset, &[n * parts, taps, 2, spots])?;
+    let moved = s.transpose(moved, &[0, 1, 3, 2]);
+    let moved = s.take(moved, 3, &[1, 0]);
+    let moved = s.binary(Binary::Mul, moved, unit)?;
+    let grid = s.binary(Binary::Add, moved, stands)?;
+    let pictures = s.reshape(x, &[n * parts, channels / parts, height, width])?;
+    let sample = Op::GridSample { mode: 1, padding: 0, corners: false };
+    let mut found = s.op(sample, &[pictures, grid], dtype, &[n * parts, channels / parts, taps, spots]);
+    if let Some(mask) = mask {
+        let mask = s.reshape(mask, &[n * parts, 1, taps, spots])?;
+        found = s.binary(Binary::Mul, found, mask)?;
+    }
+    let found = s.reshape(found, &[n, groups, own * taps, spots])?;
+    let weights = s.reshape(w, &[groups, out / groups, own * taps])?;
+    let y = s.einsum(weights, found, ["gmk", "ngks"], "ngms")?;
+    let y = s.reshape(y, &[n, out, size[0], size[1]])?;
+    let Some(bias) = bias else { return Ok(vec![y]) };
+    let bias = s.reshape(bias, &[out, 1, 1])?;
+    Ok(vec![s.binary(Binary::Add, y, bias)?])
 }

@@ -18,7 +18,7 @@ fn float(name: &str, f: f32) -> AttributeProto {
 }
 
 /// Runs a model over `x` natively; gives the bytes of `y`.
-fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
+pub(super) fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
     let graph = built(model).unwrap().graph;
     let lowered = lower::lower(graph, &lower::Options::default()).unwrap();
     assert!(lowered.externs.is_empty(), "{:?}", lowered.externs);
@@ -30,7 +30,7 @@ fn bytes(model: ModelProto, x: &[u8]) -> Vec<u8> {
     session.output_bytes("y").unwrap().to_vec()
 }
 
-fn answer(model: ModelProto, x: &[f32]) -> Vec<f32> {
+pub(super) fn answer(model: ModelProto, x: &[f32]) -> Vec<f32> {
     let x: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
     bytes(model, &x).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
@@ -644,4 +644,73 @@ fn bfloat16_is_computed_in_f32() {
     let x: Vec<u8> = bits(&[1.5, 3.0]).iter().flat_map(|v| v.to_le_bytes()).collect();
     let want: Vec<u8> = bits(&[3.0, -1.5]).iter().flat_map(|v| v.to_le_bytes()).collect();
     assert_eq!(bytes(model, &x), want);
+}
+
+/// A value of a picture between its elements; outside they are zero.
+fn between(picture: &[f32], [height, width]: [usize; 2], y: f32, x: f32) -> f32 {
+    let mut sum = 0.0;
+    for (dy, dx) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let (cy, cx) = (y.floor() + dy as f32, x.floor() + dx as f32);
+        if (0.0..height as f32).contains(&cy) && (0.0..width as f32).contains(&cx) {
+            sum += picture[cy as usize * width + cx as usize] * (1.0 - (y - cy).abs()) * (1.0 - (x - cx).abs());
+        }
+    }
+    sum
+}
+
+#[test]
+fn a_convolution_whose_taps_are_moved() {
+    // Two offset groups of two channels each, two groups; 2x2 taps, dilated down and strided across, padded above.
+    let (channels, [height, width], out, [rows, columns]) = (4, [4, 5], 2, [3, 2]);
+    let (taps, spots) = (4, rows * columns);
+    let noise = |n: usize, by: f32| (0..n).map(|i| ((i * 37 % 19) as f32 - 9.0) * by).collect::<Vec<f32>>();
+    let (x, w) = (noise(channels * height * width, 0.25), noise(out * 2 * taps, 0.125));
+    let (offset, mask) = (noise(2 * taps * 2 * spots, 0.2), noise(2 * taps * spots, 0.1));
+    for masked in [false, true] {
+        let attributes = vec![
+            ints("dilations", vec![2, 1]),
+            ints("strides", vec![1, 3]),
+            ints("pads", vec![1, 0, 0, 0]),
+            int("group", 2),
+            int("offset_group", 2),
+        ];
+        let shape = |per_tap: usize| [1, (2 * taps * per_tap) as i64, rows as i64, columns as i64];
+        let mut constants =
+            vec![floats("w", &[2, 2, 2, 2], &w), floats("o", &shape(2), &offset), floats("b", &[2], &[0.5, -2.0])];
+        constants.extend(masked.then(|| floats("m", &shape(1), &mask)));
+        let got = one(19, "DeformConv", attributes, &[1, channels, height, width], &x, constants);
+        let mut want = vec![];
+        for channel in 0..out {
+            for spot in 0..spots {
+                let mut sum = [0.5, -2.0][channel];
+                // Its group's channels, which are those of an offset group, too.
+                for (own, tap) in (0..2).flat_map(|own| (0..taps).map(move |tap| (own, tap))) {
+                    let moved = |axis: usize| offset[((channel * taps + tap) * 2 + axis) * spots + spot];
+                    let y = (spot / columns + tap / 2 * 2) as f32 - 1.0 + moved(0);
+                    let x_at = (spot % columns * 3 + tap % 2) as f32 + moved(1);
+                    let picture = &x[(channel * 2 + own) * height * width..][..height * width];
+                    let by = if masked { mask[(channel * taps + tap) * spots + spot] } else { 1.0 };
+                    sum += w[(channel * 2 + own) * taps + tap] * by * between(picture, [height, width], y, x_at);
+                }
+                want.push(sum);
+            }
+        }
+        close(&got, &want);
+    }
+}
+
+#[test]
+fn determinants() {
+    assert_eq!(one(22, "Det", vec![], &[2, 2, 2], &[1., 2., 3., 4., 0., 1., 1., 0.], vec![]), [-2., -1.]);
+    // Of a product of triangles: the product of their diagonals.
+    let (low, high) = ([[1., 0., 0., 0.], [2., 3., 0., 0.], [-1., 1., 2., 0.], [4., 0., 1., -1.]], [2., 1., -3., 0.5]);
+    let product = |n: usize| {
+        let upper = |k: usize, j: usize| if k == j { high[k] } else { (j > k) as u8 as f32 * (k as f32 - 1.5) };
+        let all = (0..n * n).map(|i| (0..n).map(|k| low[i / n][k] * upper(k, i % n)).sum());
+        all.collect::<Vec<f32>>()
+    };
+    for n in 1..=4 {
+        let want: f32 = (0..n).map(|i| low[i][i] * high[i]).product();
+        close(&one(11, "Det", vec![], &[n, n], &product(n), vec![]), &[want]);
+    }
 }
