@@ -27,9 +27,13 @@ fn polynomial<V: F32s, const N: usize>(x: V, c: [f32; N]) -> V {
     sum
 }
 
-/// [`polynomial`] of five coefficients, with a shorter chain of operations, and as many: `square` is `x²`.
+/// [`polynomial`] of five coefficients, with a shorter chain of operations, and as many: `square` is `x²`. Not for single numbers:
+/// a device has no use for it, and it takes more registers.
 #[inline(always)]
 fn quartic<V: F32s>(x: V, square: V, c: [f32; 5]) -> V {
+    if V::LANES == 1 {
+        return polynomial(x, c);
+    }
     let low = V::splat(c[1]).mul_add(x, V::constant(c[0]));
     let high = V::splat(c[3]).mul_add(x, V::constant(c[2]));
     V::splat(c[4]).mul_add(square, high).mul_add(square, low)

@@ -121,14 +121,17 @@ unsafe fn fold_row<V: F32s>(fold: Fold, p: *const f32, n: usize, shift: f32) -> 
                 d = fold.step(d, V::load(p.add(i + 3 * V::LANES)), shift);
                 i += 4 * V::LANES;
             }
-            while i + V::LANES <= end {
-                a = fold.step(a, V::load(p.add(i)), shift);
-                i += V::LANES;
-            }
-            if i < end {
-                let mut tail = [pad; 16];
-                core::ptr::copy_nonoverlapping(p.add(i), tail.as_mut_ptr(), end - i);
-                a = fold.step(a, V::load(tail.as_ptr()), shift);
+            while i < end {
+                let m = (end - i).min(V::LANES);
+                let value = if V::LANES > 1 && m == V::LANES {
+                    V::load(p.add(i))
+                } else {
+                    let mut tail = [pad; 16];
+                    core::ptr::copy_nonoverlapping(p.add(i), tail.as_mut_ptr(), m);
+                    V::load(tail.as_ptr())
+                };
+                a = fold.step(a, value, shift);
+                i += m;
             }
         }
         total = fold.join(total, fold.join(fold.join(a, b), fold.join(c, d)));
