@@ -88,7 +88,8 @@ impl Scheme {
     /// Elements of scratch memory: a pixel of zeros, and per point a block's transformed inputs and products.
     pub fn scratch(self, g: &Conv) -> usize {
         let strides = Strides::of(g);
-        strides.zeros + self.points() * self.block(g) * (strides.input + strides.product)
+        let block = self.block(g);
+        strides.zeros + self.points() * (point_stride(block, strides.input) + point_stride(block, strides.product))
     }
 
     /// The most tiles that are worked on at a time.
@@ -147,6 +148,12 @@ impl Strides {
     }
 }
 
+/// Elements between points in scratch, which have so many tiles' rows each: an odd number of lines, so that a tile's points spread
+/// over all sets of the cache (64 tiles of 16 channels, 8 KB apart without it: 46 us instead of 23 with AVX2).
+fn point_stride(tiles: usize, row: usize) -> usize {
+    (tiles * row / PANEL | 1) * PANEL
+}
+
 /// Computes these of the units of a convolution of a checked record by a scheme, from weights that were derived for it; gives
 /// how many it has. A unit is a tile of rows of the products (some tiles of the map, at all points), or, where there are few of
 /// these, [`WIDTH`] columns of all. Up to [`BLOCK`] tiles of the map are worked on at a time, for the weights' sake, in the same
@@ -193,7 +200,7 @@ pub fn conv<B: Backend>(
     }
     let most = scheme.block(g);
     let inputs = scratch.from(strides.zeros);
-    let products = inputs.from(points * most * strides.input);
+    let products = inputs.from(points * point_stride(most, strides.input));
     let matrix = packed_len(in_c as u64, out_c as u64) as usize;
     // Blocks as equal as can be, of whole tiles of rows.
     let whole = all.part(units.start, units.end).all_rows() <= most;
@@ -210,10 +217,10 @@ pub fn conv<B: Backend>(
                 m: tiles,
                 n: channels.1 - channels.0,
                 k: in_c,
-                a: inputs.from(point * tiles * strides.input).src(),
+                a: inputs.from(point * point_stride(tiles, strides.input)).src(),
                 a_row: strides.input,
                 b: Right::Packed(w.from(point * matrix + channels.0 * in_c)),
-                c: products.from(point * tiles * strides.product),
+                c: products.from(point * point_stride(tiles, strides.product)),
                 c_row: strides.product,
                 epilogue: &Epilogue::NONE,
             };
@@ -287,7 +294,7 @@ impl Block<'_, '_> {
                 }
             }
             let out = self.inputs.pointer().wrapping_add(tile * self.strides.input);
-            let point = self.tiles * self.strides.input;
+            let point = point_stride(self.tiles, self.strides.input);
             for channel in (0..g.in_c as usize).step_by(V::LANES) {
                 let mut rows = [[V::splat(0.0); N]; N];
                 for (pixels, row) in pixels.iter().zip(&mut rows) {
@@ -321,7 +328,7 @@ impl Block<'_, '_> {
         for tile in 0..self.tiles {
             let (picture, oy, ox) = self.place(tile);
             let from = self.products.pointer().wrapping_add(tile * self.strides.product);
-            let point = self.tiles * self.strides.product;
+            let point = point_stride(self.tiles, self.strides.product);
             let (height, width) = (T.min(g.out_h as usize - oy), T.min(g.out_w as usize - ox));
             let pixel = (picture * g.out_h as usize + oy) * out_row + ox * g.out_pitch as usize;
             let (first, end) = self.channels;
