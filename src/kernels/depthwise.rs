@@ -1,7 +1,8 @@
 //! Depthwise convolution over NHWC maps: channels innermost, a tile of outputs of one row at a time.
 //!
 //! A tile of 7 outputs (4 with a stride) shares its weights, which are loaded once per vector of channels. Weights kept in
-//! registers along a row, or one output at a time, measured half as fast; more outputs spill.
+//! registers along a row, or one output at a time, measured half as fast; more outputs spill. For the usual windows a tile goes
+//! over the columns of its input, at the map's edges too, and uses each for all windows that it is in.
 //!
 //! Activations built on exponentials are applied afterwards to the outputs of several tiles, in the first-level cache.
 #![allow(unsafe_code)]
@@ -116,8 +117,8 @@ impl Kernel for Run<'_, '_> {
                 }
                 let x = ox as i32 * g.stride_w as i32 - g.pad_left as i32;
                 if V::LANES > 1 && is_beside(g) {
-                    let (left, wide) = (g.out_w - ox, if g.stride_w == 1 { 7 } else { 4 });
-                    let outputs = if left >= wide { wide } else { 1 << left.ilog2() };
+                    let (rest, wide) = (g.out_w - ox, if g.stride_w == 1 { 7 } else { 4 });
+                    let outputs = if rest >= wide { wide } else { 1 << rest.ilog2() };
                     let columns = (outputs - 1) * g.stride_w + g.kernel_w;
                     // SAFETY: the taps of the mask's columns lie inside, in all of the rows; the rest as below.
                     unsafe {
