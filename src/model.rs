@@ -40,6 +40,9 @@ pub struct Options {
     /// What symbols in an ONNX file's shapes stand for. With a range, what is compiled has a program for each size, and inputs
     /// that are given must have one of them.
     pub symbols: BTreeMap<String, Sizes>,
+    /// Inputs of an ONNX file, with their values, that become constants of the network and are inputs no more: where sizes depend on
+    /// them, or they never change.
+    pub constants: Vec<Given>,
     /// The time axis becomes a stream: one step per run, state kept between runs.
     pub stream: bool,
     /// Alignment of a compiled image, in bytes: a power of two from 8 to 4096.
@@ -50,11 +53,23 @@ pub struct Options {
     /// Sessions keep no transformed weights beside those of the image: less memory (by up to four times the weights of 3x3
     /// convolutions), at the price of time.
     pub lean: bool,
+    /// The weights of an image are compared with their checksum when it is opened, which reads all of them. Without, damaged
+    /// weights give wrong answers, no more: the rest of an image is always checked.
+    pub verify: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { isa: None, symbols: BTreeMap::new(), stream: false, alignment: 64, threads: 1, lean: false }
+        Options {
+            isa: None,
+            symbols: BTreeMap::new(),
+            constants: Vec::new(),
+            stream: false,
+            alignment: 64,
+            threads: 1,
+            lean: false,
+            verify: false,
+        }
     }
 }
 
@@ -204,7 +219,8 @@ impl AsRef<[u8]> for Mapped {
 }
 
 impl Model {
-    /// Opens a file of either kind, as its first bytes say. An image is checked; of an ONNX file, inputs and outputs are read.
+    /// Opens a file of either kind, as its first bytes say. An image is checked, but for its weights, which are not read
+    /// ([`Options::verify`]); of an ONNX file, inputs and outputs are read.
     ///
     /// # Errors
     /// [`ModelError::File`] or [`ModelError::Format`] for the file.
@@ -232,8 +248,13 @@ impl Model {
             if let Some(symbol) = options.symbols.keys().next() {
                 return Err(ModelError::Call(format!("an image has no symbol \"{symbol}\": its shapes are settled")));
             }
+            if let Some(constant) = options.constants.first() {
+                let what =
+                    format!("the input \"{}\" of an image can't become a constant: compile the ONNX file with it", constant.name);
+                return Err(ModelError::Call(what));
+            }
             let format = |e: crate::Error| ModelError::Format { path: path.clone(), what: e.to_string() };
-            let image = OwnedImage::new(Box::new(Mapped(file)), true, None).map_err(format)?;
+            let image = OwnedImage::new(Box::new(Mapped(file)), options.verify, None).map_err(format)?;
             (inputs, outputs) = (programs::ports(&image.image(), false), programs::ports(&image.image(), true));
             metadata = image.image().all_metadata().map(|(k, v)| (k.into(), v.into())).collect();
             Source::Image(Arc::new(image))
@@ -334,7 +355,7 @@ impl Model {
     /// As [`Model::compiled`]; if it need not be `sealed`, its bytes may lack the weights' checksum, which a session here has no
     /// use for.
     pub(crate) fn ready(&self, given: &[Given], sealed: bool) -> Result<Arc<Compiled>, ModelError> {
-        self.fits(given)?;
+        given.iter().try_for_each(|g| fits(&self.inputs, g))?;
         let _ = sealed; // of an image that was opened, all is stated
         match &self.source {
             Source::Image(image) => programs::compiled(image, given).map(Arc::new),
@@ -342,26 +363,24 @@ impl Model {
             Source::Onnx(onnx) => onnx.compiled(given, sealed),
         }
     }
+}
 
-    /// Whether inputs are those of the model, as far as its file says.
-    fn fits(&self, given: &[Given]) -> Result<(), ModelError> {
-        for g in given {
-            let Some(port) = self.inputs.iter().find(|p| p.name == g.name) else {
-                let names: Vec<&str> = self.inputs.iter().map(|p| &*p.name).collect();
-                return Err(ModelError::Call(format!("the model has no input \"{}\"; its inputs are {names:?}", g.name)));
-            };
-            if let Some(dtype) = port.dtype.filter(|&d| d != g.dtype) {
-                return Err(ModelError::Call(format!("the input \"{}\" is of type {dtype}, not {}", g.name, g.dtype)));
-            }
-            let Some(dims) = &port.dims else { continue };
-            let same = |(d, &n): (&Dim, &usize)| matches!(d, Dim::Symbol(_)) || *d == Dim::Fixed(n);
-            if dims.len() != g.dims.len() || !dims.iter().zip(&g.dims).all(same) {
-                let list = |dims: Vec<String>| if dims.is_empty() { "scalar".into() } else { dims.join("x") };
-                let want = list(dims.iter().map(Dim::to_string).collect());
-                let is = list(g.dims.iter().map(usize::to_string).collect());
-                return Err(ModelError::Call(format!("the input \"{}\" has the shape {want}, not {is}", g.name)));
-            }
-        }
-        Ok(())
+/// Whether an input is one of the model's, as far as its file says.
+fn fits(inputs: &[Port], g: &Given) -> Result<(), ModelError> {
+    let Some(port) = inputs.iter().find(|p| p.name == g.name) else {
+        let names: Vec<&str> = inputs.iter().map(|p| &*p.name).collect();
+        return Err(ModelError::Call(format!("the model has no input \"{}\"; its inputs are {names:?}", g.name)));
+    };
+    if let Some(dtype) = port.dtype.filter(|&d| d != g.dtype) {
+        return Err(ModelError::Call(format!("the input \"{}\" is of type {dtype}, not {}", g.name, g.dtype)));
     }
+    let Some(dims) = &port.dims else { return Ok(()) };
+    let same = |(d, &n): (&Dim, &usize)| matches!(d, Dim::Symbol(_)) || *d == Dim::Fixed(n);
+    if dims.len() != g.dims.len() || !dims.iter().zip(&g.dims).all(same) {
+        let list = |dims: Vec<String>| if dims.is_empty() { "scalar".into() } else { dims.join("x") };
+        let want = list(dims.iter().map(Dim::to_string).collect());
+        let is = list(g.dims.iter().map(usize::to_string).collect());
+        return Err(ModelError::Call(format!("the input \"{}\" has the shape {want}, not {is}", g.name)));
+    }
+    Ok(())
 }

@@ -322,3 +322,44 @@ fn lengths_that_a_run_decides_are_shown_as_they_are() {
     let compiled = kiln(&["compile", image, "--golden", &inputs("one.npz", 1), "-o", golden]);
     assert_eq!(compiled.status.code(), Some(0), "{}", text(&compiled.stderr));
 }
+
+/// Inputs that become constants: an image without them gives the same answer, and misuse is an error.
+#[test]
+fn inputs_become_constants() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let model = format!("{root}/models/digits-cnn/model.onnx");
+    let (inputs, others) = (format!("{root}/tests/data/digits-cnn.in.npz"), format!("{root}/tests/data/text-lstm.in.npz"));
+    let image = write(dir.path(), "digits.kiln", b"");
+    let output = kiln(&["compile", &model, "-o", &image, "--constants", &inputs]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let inspected: serde_json::Value = serde_json::from_slice(&kiln(&["inspect", &image, "--json"]).stdout).unwrap();
+    assert_eq!(inspected["inputs"], serde_json::json!([]));
+    let answer = |arguments: &[&str]| text(&kiln(arguments).stdout).lines().next().unwrap_or_default().to_string();
+    let fed = answer(&["run", &model, "--inputs", &inputs]);
+    assert!(fed.starts_with("logits (float32 1x10): "), "{fed}");
+    assert_eq!(answer(&["run", &image]), fed);
+    assert_eq!(answer(&["run", &model, "--constants", &inputs]), fed);
+    refused(&["run", &model, "--constants", &inputs, "--inputs", &inputs], &["\"image\" is no input"]);
+    refused(&["run", &model, "--constants", &others], &["no input \"ids\"", "[\"image\"]"]);
+    refused(&["run", &image, "--constants", &inputs], &["\"image\" of an image", "compile"]);
+}
+
+/// The weights of an image are looked at where that is asked for.
+#[test]
+fn damaged_weights_are_found_by_verifying() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let model = format!("{root}/models/digits-cnn/model.onnx");
+    let inputs = format!("{root}/tests/data/digits-cnn.in.npz");
+    let image = write(dir.path(), "digits.kiln", b"");
+    assert!(kiln(&["compile", &model, "-o", &image]).status.success());
+    assert!(kiln(&["run", &image, "--inputs", &inputs, "--verify"]).status.success());
+    let mut bytes = std::fs::read(&image).unwrap();
+    let last = bytes.len() - 100;
+    bytes[last] ^= 0x40;
+    std::fs::write(&image, bytes).unwrap();
+    refused(&["run", &image, "--inputs", &inputs, "--verify"], &["digits.kiln", "weights are damaged"]);
+    refused(&["inspect", &image], &["digits.kiln", "weights are damaged"]);
+    assert!(kiln(&["run", &image, "--inputs", &inputs]).status.success());
+}

@@ -25,6 +25,7 @@ use std::path::PathBuf;
     kiln compile model.onnx -o model.kiln\n  \
     kiln compile model.onnx -o model.kiln --set seq=64\n  \
     kiln compile model.onnx -o model.kiln --set seq=1..128         a program for each length; they share weights and arena\n  \
+    kiln compile model.onnx -o model.kiln --constants mask.npz     the arrays in it are inputs no more\n  \
     kiln compile models/text-lstm/model.onnx -o text-lstm.kiln --stream\n  \
     kiln compile model.onnx -o model.kiln --align 16 --emit c      beside it model.c and model.h, for a firmware\n  \
     kiln compile model.onnx -o model.kiln --certify                memory, bytes and work, op by op\n  \

@@ -55,6 +55,10 @@ impl Engine {
     /// Opens a model; `options` with the symbols of the command line.
     pub fn open_with(args: &ModelArgs, mut options: Options) -> Result<Engine> {
         options.symbols.extend(args.set.iter().cloned());
+        options.verify |= args.verify;
+        if let Some(constants) = &args.constants {
+            options.constants = super::npz::read_npz(constants)?.into_iter().map(constant).collect();
+        }
         let symbols = options.symbols.clone();
         let model = Model::open_with(&args.model, options)?;
         let ports = |ports: &[crate::model::Port]| ports.iter().map(|p| port(p, &symbols)).collect::<Result<Vec<_>>>();
@@ -94,6 +98,11 @@ impl Engine {
         let session = self.model.session_of(&compiled)?;
         Ok(Session { session, compiled, isa: self.model.isa() })
     }
+}
+
+/// An input with its value.
+fn constant((name, array): (String, Array)) -> Given {
+    Given { name, dtype: array.dtype, dims: array.dims, bytes: Some(array.bytes) }
 }
 
 /// Inputs as a model is told of them.

@@ -4,6 +4,7 @@ use super::array::shape;
 use super::engine::Engine;
 use super::{Failure, ModelArgs, Result, npz};
 use crate::image::Tensor;
+use crate::model::Options;
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -38,7 +39,8 @@ fn sizes(t: &Tensor<'_>) -> String {
 /// Runs the command.
 pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<u8> {
     let given = args.inputs.as_ref().map_or(Ok(Vec::new()), |path| npz::read_npz(path))?;
-    let engine = Engine::open(&args.model, None)?;
+    // Whoever asks about an image wants to know that it is whole.
+    let engine = Engine::open_with(&args.model, Options { verify: true, ..Options::default() })?;
     let compiled = engine.compiled(&given)?;
     let report = &compiled.report;
     let Some(main) = report.programs.first() else { return Err(Failure::new("the model has no program")) };

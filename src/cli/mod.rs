@@ -96,6 +96,12 @@ struct ModelArgs {
     /// Give a symbol of the model's shapes a size (repeatable), as seq=64, or a range of them: seq=1..512, seq=16..512:16
     #[arg(long, value_name = "SYMBOL=SIZES", value_parser = binding)]
     set: Vec<(String, Sizes)>,
+    /// Make inputs of an ONNX file constants of the network, and inputs no more: arrays by name
+    #[arg(long, value_name = "A.npz")]
+    constants: Option<std::path::PathBuf>,
+    /// Compare the weights of an image with their checksum first, which reads all of them
+    #[arg(long)]
+    verify: bool,
 }
 
 /// The path that kernels take.

@@ -136,7 +136,10 @@ impl Converter<'_> {
         let dtype = types::dtype(fact.datum_type).map_err(|e| self.error(node, e))?;
         let (dims, lengths) = lengths::of(&fact.shape).map_err(|e| {
             let why = "its shape depends on data without a bound, which is not supported";
-            self.error(node, format!("{why}: {:?} ({e:#}). Give the inputs that decide it as constants", fact.shape))
+            self.error(
+                node,
+                format!("{why}: {:?} ({e:#}). Make the inputs that decide it constants (kiln compile --constants …)", fact.shape),
+            )
         })?;
         Ok((dtype, dims, lengths))
     }

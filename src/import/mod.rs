@@ -73,6 +73,8 @@ pub struct Options {
     /// Values of inputs, by name: type, shape, bytes (little-endian, row-major). Such an input is a constant of the graph
     /// and no input of it any more.
     pub values: BTreeMap<String, (DType, Vec<usize>, Vec<u8>)>,
+    /// If this fails, another import with more values follows: what takes long and hardly helps is left out.
+    pub first_try: bool,
 }
 
 /// An imported model.
@@ -134,7 +136,7 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
     let op_types = mend::op_types(graph);
     let outputs = mend::outputs(graph);
     let inputs: Vec<String> = graph.input.iter().map(|i| i.name.clone()).collect();
-    let typed = rewrite::decluttered(&model).map_err(|trouble| {
+    let typed = rewrite::decluttered(&model, options.first_try).map_err(|trouble| {
         let node = trouble.node.unwrap_or_default();
         // tract's names for parts of a node start with the node's.
         let op = op_types.get(&node).or_else(|| op_types.get(node.rsplit_once('.')?.0));

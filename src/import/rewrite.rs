@@ -33,20 +33,32 @@ const SMALL: usize = 64;
 /// What is said of an output that nothing is known of.
 const OPEN: &str = "stays open";
 
-/// The decluttered model.
-pub(super) fn decluttered(model: &ModelProto) -> Result<TypedModel, Trouble> {
+/// Why, where data decide sizes.
+const UNBOUNDED: &str =
+    "it may depend on data that have no bound. Make the inputs that decide it constants (kiln compile --constants …)";
+
+/// The decluttered model. In a `first_try` at a model in which data decide sizes, one of which stays open, tract's own way is
+/// left for later: it would hardly find that one.
+pub(super) fn decluttered(model: &ModelProto, first_try: bool) -> Result<TypedModel, Trouble> {
+    // Of sizes that depend on data the first way knows more, if it knows.
+    let counts = model.graph.iter().flat_map(|g| &g.node).any(|n| expand::counts(&n.op_type));
     let typed = guard::run(|| typed(parsed(&IMPORTER, model)?));
     let typed = typed.or_else(|trouble| {
-        log::debug!("types and shapes do not follow in one walk: {}", trouble.what);
+        log::debug!("types and shapes do not follow in one walk: {}, at {:?}", trouble.what, trouble.node);
+        let open = trouble.what.ends_with(OPEN);
+        if first_try && counts && open {
+            return Err(trouble);
+        }
         let again = guard::run(|| {
             let mut model = parsed(&CAREFUL, model)?;
             model.analyse(false)?;
             model.into_typed()
         });
-        // Of sizes that depend on data the first way knows more, if it knows.
-        let counts = model.graph.iter().flat_map(|g| &g.node).any(|n| expand::counts(&n.op_type));
-        let tells = counts && !trouble.what.ends_with(OPEN);
-        again.map_err(|second| if tells { trouble } else { second })
+        again.map_err(|second| match (counts, open) {
+            (true, true) => Trouble { what: format!("{}: {UNBOUNDED}", trouble.what), node: trouble.node },
+            (true, false) => trouble,
+            (false, _) => second,
+        })
     });
     let mut typed = typed?;
     keep_counting(&mut typed)?;

@@ -5,7 +5,8 @@
 //! and of two sizes nobody could say that they are equal.
 
 use std::collections::{HashMap, HashSet};
-use tract_onnx::pb::GraphProto;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use tract_onnx::pb::{GraphProto, NodeProto};
 
 /// Joins them. Nodes with graphs of their own are left alone.
 pub(super) fn join(graph: &mut GraphProto) {
@@ -15,30 +16,49 @@ pub(super) fn join(graph: &mut GraphProto) {
         return; // graphs inside may read any name
     }
     let mut names: HashMap<String, String> = HashMap::new();
-    let mut seen: HashMap<String, Vec<String>> = HashMap::new();
-    graph.node.retain_mut(|node| {
+    let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut nodes: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
+    for mut node in graph.node.drain(..) {
         for input in &mut node.input {
             if let Some(name) = names.get(input) {
                 input.clone_from(name);
             }
         }
-        let present: Vec<bool> = node.output.iter().map(|o| !o.is_empty()).collect();
-        let mut key = node.clone();
-        key.name.clear();
-        key.doc_string.clear();
-        // Which outputs there are is part of what it is; how they are called is not.
-        key.output = present.iter().map(|p| p.to_string()).collect();
-        let key = format!("{key:?}");
-        let Some(first) = seen.get(&key) else {
-            seen.insert(key, node.output.clone());
-            return true;
-        };
-        if node.output.iter().any(|o| kept.contains(o)) {
-            return true;
+        let alike = seen.entry(hash(&node)).or_default();
+        let first = alike.iter().map(|&i| &nodes[i]).find(|first| same(first, &node));
+        match first.filter(|_| !node.output.iter().any(|o| kept.contains(o))) {
+            Some(first) => {
+                let outputs = node.output.into_iter().zip(first.output.iter().cloned());
+                names.extend(outputs.filter(|(name, _)| !name.is_empty()));
+            }
+            None => {
+                if first.is_none() {
+                    alike.push(nodes.len());
+                }
+                nodes.push(node);
+            }
         }
-        names.extend(node.output.iter().cloned().zip(first.iter().cloned()).filter(|(name, _)| !name.is_empty()));
-        false
-    });
+    }
+    graph.node = nodes;
+}
+
+/// Whether two nodes compute the same. Which outputs there are is part of that; how they and the nodes are called is not.
+fn same(a: &NodeProto, b: &NodeProto) -> bool {
+    let outputs = a.output.len() == b.output.len() && a.output.iter().zip(&b.output).all(|(a, b)| a.is_empty() == b.is_empty());
+    outputs && a.op_type == b.op_type && a.domain == b.domain && a.input == b.input && a.attribute == b.attribute
+}
+
+/// Of a node; the same for nodes that are the [`same`], and mostly another for others.
+fn hash(node: &NodeProto) -> u64 {
+    let mut hash = DefaultHasher::new();
+    (&node.op_type, &node.input).hash(&mut hash);
+    for a in &node.attribute {
+        (&a.name, a.i, a.f.to_bits(), &a.s, &a.ints).hash(&mut hash);
+        if let Some(t) = &a.t {
+            (&t.raw_data, &t.int64_data, &t.dims).hash(&mut hash);
+        }
+    }
+    hash.finish()
 }
 
 #[cfg(test)]

@@ -62,7 +62,15 @@ fn ports(declared: &[import::Declared]) -> Vec<Port> {
 
 impl Onnx {
     pub fn open(path: &Path, options: Options) -> Result<Onnx, ModelError> {
-        let signature = import::signature(path)?;
+        let mut signature = import::signature(path)?;
+        for constant in &options.constants {
+            let Given { name, bytes, .. } = constant;
+            super::fits(&ports(&signature.inputs), constant)?;
+            if bytes.is_none() {
+                return Err(ModelError::Call(format!("the input \"{name}\" is to be a constant, but its value is missing")));
+            }
+        }
+        signature.inputs.retain(|d| !options.constants.iter().any(|c| c.name == d.name));
         Ok(Onnx { path: path.to_path_buf(), options, signature, kept: Mutex::new(Vec::new()) })
     }
 
@@ -80,17 +88,17 @@ impl Onnx {
 
     /// The model made ready for these inputs, `sealed` if that is asked for: a kept form where there is one.
     pub fn compiled(&self, given: &[Given], sealed: bool) -> Result<Arc<Compiled>, ModelError> {
-        let mut key = Key { shapes: BTreeMap::new(), values: BTreeMap::new() };
+        let value = |g: &Given| Some((g.name.clone(), (g.dtype, g.dims.clone(), g.bytes.clone()?)));
+        let values = self.options.constants.iter().filter_map(value).collect();
+        let mut key = Key { shapes: BTreeMap::new(), values };
         for g in given {
             key.shapes.insert(g.name.clone(), g.dims.clone());
             let decides = self.signature.inputs.iter().any(|d| d.name == g.name && d.decides);
-            if let (true, Some(bytes)) = (decides, &g.bytes) {
-                key.values.insert(g.name.clone(), (g.dtype, g.dims.clone(), bytes.clone()));
-            }
+            key.values.extend(value(g).filter(|_| decides));
         }
         // Sizes may depend on values that were not seen to decide any: then all that are known become constants.
-        let known = given.iter().filter_map(|g| Some((g.name.clone(), (g.dtype, g.dims.clone(), g.bytes.clone()?))));
-        let all = Key { shapes: key.shapes.clone(), values: known.collect() };
+        let mut all = key.clone();
+        all.values.extend(given.iter().filter_map(value));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let serves = |(k, is_sealed, _): &(Key, bool, _)| (*k == key || *k == all) && (*is_sealed || !sealed);
         if let Some(i) = kept.iter().position(serves) {
@@ -99,12 +107,15 @@ impl Onnx {
             return Ok(found.2);
         }
         let symbols = self.symbols(given)?;
-        let compiled = match self.compile(&key, symbols.clone(), sealed) {
-            Err(error @ ModelError::Node { .. }) if all.values.len() > key.values.len() => {
-                let compiled = self.compile(&all, symbols, sealed).map_err(|_| error)?;
-                key = all;
-                compiled
-            }
+        let first_try = all.values.len() > key.values.len();
+        let compiled = match self.compile(&key, symbols.clone(), sealed, first_try) {
+            Err(ModelError::Node { .. }) if first_try => match self.compile(&all, symbols.clone(), sealed, false) {
+                Ok(compiled) => {
+                    key = all;
+                    compiled
+                }
+                Err(_) => self.compile(&key, symbols, sealed, false)?,
+            },
             compiled => compiled?,
         };
         let compiled = Arc::new(compiled);
@@ -142,8 +153,8 @@ impl Onnx {
     }
 
     /// Imported and lowered, with symbols of these sizes.
-    fn lowered(&self, key: &Key, symbols: Point) -> Result<Form, ModelError> {
-        let options = import::Options { symbols, shapes: key.shapes.clone(), values: key.values.clone() };
+    fn lowered(&self, key: &Key, symbols: Point, first_try: bool) -> Result<Form, ModelError> {
+        let options = import::Options { symbols, shapes: key.shapes.clone(), values: key.values.clone(), first_try };
         let start = Instant::now();
         let imported = import::import(&self.path, &options)?;
         let parsed = start.elapsed();
@@ -157,9 +168,15 @@ impl Onnx {
         Ok(Form { lowered, externs: imported.externs, maps })
     }
 
-    fn compile(&self, key: &Key, (symbols, ranges): (Point, Vec<(String, Sizes)>), sealed: bool) -> Result<Compiled, ModelError> {
+    fn compile(
+        &self,
+        key: &Key,
+        (symbols, ranges): (Point, Vec<(String, Sizes)>),
+        sealed: bool,
+        first_try: bool,
+    ) -> Result<Compiled, ModelError> {
         if ranges.is_empty() {
-            let Form { lowered, externs, maps } = self.lowered(key, symbols)?;
+            let Form { lowered, externs, maps } = self.lowered(key, symbols, first_try)?;
             return self.image(key, lowered, Some(Box::new(externs)), &maps, sealed);
         }
         let (mut join, mut first) = (Join::default(), None);
@@ -169,7 +186,7 @@ impl Onnx {
         for some in points.chunks(2 * threads) {
             let forms = parallel::each(some.to_vec(), threads, |point| {
                 let name = range::name(&point, &ranges);
-                let Form { mut lowered, maps, .. } = self.lowered(key, point)?;
+                let Form { mut lowered, maps, .. } = self.lowered(key, point, first_try)?;
                 if let Some(node) = lowered.externs.first() {
                     let what = format!("at {name} only the host can evaluate it ({}): a range must do without", node.reason);
                     return Err(ModelError::node(&node.name, &node.op, what));
