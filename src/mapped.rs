@@ -47,6 +47,27 @@ pub fn release_range(map: &Mmap, range: Range<usize>) {
     let _ = (map, range);
 }
 
+/// Lets a mapping have small pages alone: none of it is in memory before it is read.
+pub fn sparing(map: &Mmap) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = map.advise(memmap2::Advice::NoHugePage) {
+        log::debug!("large pages of a mapped file stay: {error}");
+    }
+    release(map);
+}
+
+/// Gives memory that was freed back to the system.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> core::ffi::c_int;
+        }
+        // SAFETY: glibc's function as it declares it; it may be called at any time, by any thread.
+        unsafe { malloc_trim(0) };
+    }
+}
+
 /// The files that a graph's constants lie in, each once.
 pub fn maps_of(graph: &Graph) -> Vec<Arc<Mmap>> {
     let mut maps: Vec<Arc<Mmap>> = Vec::new();

@@ -215,6 +215,11 @@ impl Onnx {
         maps: &[Arc<memmap2::Mmap>],
         sealed: bool,
     ) -> Result<Compiled, ModelError> {
+        if self.options.lean {
+            // What the import needed is freed by now; the weights follow.
+            maps.iter().for_each(|map| mapped::sparing(map));
+            mapped::trim();
+        }
         let start = Instant::now();
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
         let plan_options = plan::Options { alignment: self.options.alignment, weights_hash: sealed };
