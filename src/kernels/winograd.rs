@@ -1,12 +1,12 @@
-//! Winograd's minimal filtering for 3x3 convolutions of stride 1, with weights that a host derived when it opened the image.
+//! Winograd's minimal filtering for 3x3 and 5x5 convolutions of stride 1, with weights that a host derived when it opened the image.
 //!
-//! The map is cut into tiles of `t x t` outputs; a tile's `(t + 2)^2` inputs and the weights are transformed, each of the
-//! `(t + 2)^2` points is a matrix product over channels, and the products are transformed back: F(2,3) takes 16
-//! multiplications for 4 outputs instead of 36, F(4,3) 36 for 16 instead of 144. Measured, as a share of the FMA peak in direct
+//! The map is cut into tiles of `t x t` outputs; a tile's `(t + 2)^2` inputs (with 5x5 taps `(t + 4)^2`) and the weights are
+//! transformed, each of as many points is a matrix product over channels, and the products are transformed back: F(2,3) takes 16
+//! multiplications for 4 outputs instead of 36, F(4,3) 36 for 16 instead of 144, F(2,5) 36 for 4 instead of 100. Measured, as a share of the FMA peak in direct
 //! operations: F(4,3) 270-330 % on maps from 14x14 up, F(2,3) 160 % at 7x7, where F(4,3)'s larger weights (4 times the
 //! direct ones) and partial tiles cost more than they save.
 //!
-//! F(4,3) uses the points 0, ±1/√2, ±√2, ∞: two to four times more exact than the usual 0, ±1, ±2, ∞ at the same cost; errors
+//! F(4,3) and F(2,5), whose inputs are the same, use the points 0, ±1/√2, ±√2, ∞: two to four times more exact than the usual 0, ±1, ±2, ∞ at the same cost; errors
 //! are about 2e-6 of the largest output (Toom-Cook as in Lavin and Gray, "Fast algorithms for convolutional neural
 //! networks", 2015; points as in Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020).
 #![allow(unsafe_code)]
@@ -22,10 +22,12 @@ use core::ops::Range;
 /// The size of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// 2 x 2 outputs.
+    /// 2 x 2 outputs of 3 x 3 taps.
     F2,
-    /// 4 x 4 outputs.
+    /// 4 x 4 outputs of 3 x 3 taps.
     F4,
+    /// 2 x 2 outputs of 5 x 5 taps.
+    F2Of5,
 }
 
 /// Tiles that are transformed and multiplied at a time.
@@ -42,11 +44,13 @@ impl Scheme {
     /// The scheme that suits a convolution, if one does.
     pub fn of(g: &Conv) -> Option<Scheme> {
         let ones = [g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.groups];
-        if ones != [1; 5] || [g.kernel_h, g.kernel_w] != [3; 2] || g.in_c < 16 || g.out_c < 16 || g.batch == 0 {
+        if ones != [1; 5] || g.kernel_h != g.kernel_w || g.in_c < 16 || g.out_c < 16 || g.batch == 0 {
             return None;
         }
         match g.out_h.min(g.out_w) {
             0..4 => None,
+            _ if g.kernel_h == 5 => Some(Scheme::F2Of5),
+            _ if g.kernel_h != 3 => None,
             4..12 => Some(Scheme::F2),
             // Beyond 256 x 256 channels F(4,3)'s weights, four times the plain ones, come from memory in every run, and 14 x 14
             // pixels are too few products for them: 1.1 times as fast there, for twice the memory of F(2,3)'s. From 28 x 28 it is
@@ -59,14 +63,22 @@ impl Scheme {
     /// Outputs of a tile along an axis.
     pub const fn outputs(self) -> usize {
         match self {
-            Scheme::F2 => 2,
+            Scheme::F2 | Scheme::F2Of5 => 2,
             Scheme::F4 => 4,
+        }
+    }
+
+    /// Taps of the kernel along an axis.
+    pub const fn taps(self) -> usize {
+        match self {
+            Scheme::F2 | Scheme::F4 => 3,
+            Scheme::F2Of5 => 5,
         }
     }
 
     /// Inputs of a tile along an axis.
     pub const fn inputs(self) -> usize {
-        self.outputs() + 2
+        self.outputs() + self.taps() - 1
     }
 
     /// Matrix products: points of the transformed tile.
@@ -98,29 +110,44 @@ impl Scheme {
         if tiles <= UNDIVIDED { tiles } else { BLOCK }
     }
 
-    /// Transforms nine vectors of weights, `[tap]`, to one per point, which it puts: `G g Gᵀ`.
+    /// Transforms vectors of weights, `[tap]`, to one per point, which it puts: `G g Gᵀ`.
+    ///
+    /// # Panics
+    /// If there are fewer than the scheme's taps, squared.
     #[inline(always)]
-    pub fn transform_weights<const N: usize>(self, g: &[[f32; N]; 9], mut put: impl FnMut(usize, [f32; N])) {
-        let matrix: &[[f32; 3]] = match self {
-            Scheme::F2 => &[[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]],
-            Scheme::F4 => &G4,
-        };
-        let n = self.inputs();
-        let mut rows = [[[0.0; N]; 3]; 6];
-        for (row, m) in rows.iter_mut().zip(matrix) {
-            for (x, row) in row.iter_mut().enumerate() {
-                for i in 0..N {
-                    row[i] = m[0] * g[x][i] + m[1] * g[3 + x][i] + m[2] * g[6 + x][i];
-                }
-            }
-        }
-        for (y, [a, b, c]) in rows.iter().take(n).enumerate() {
-            for (x, m) in matrix.iter().enumerate() {
-                put(y * n + x, core::array::from_fn(|i| m[0] * a[i] + m[1] * b[i] + m[2] * c[i]));
-            }
+    pub fn transform_weights<const N: usize>(self, g: &[[f32; N]], put: impl FnMut(usize, [f32; N])) {
+        match self {
+            Scheme::F2 => by_matrix(&G2, g, put),
+            Scheme::F4 => by_matrix(&G4, g, put),
+            Scheme::F2Of5 => by_matrix(&G2_OF_5, g, put),
         }
     }
 }
+
+/// `G g Gᵀ` of vectors, by a matrix of `P` points and `T` taps.
+#[inline(always)]
+fn by_matrix<const P: usize, const T: usize, const N: usize>(
+    matrix: &[[f32; T]; P],
+    g: &[[f32; N]],
+    mut put: impl FnMut(usize, [f32; N]),
+) {
+    let g = &g[..T * T];
+    let dot = |m: &[f32; T], v: [f32; T]| m.iter().zip(v).fold(0.0, |sum, (m, v)| sum + m * v);
+    let mut rows = [[[0.0; N]; T]; P];
+    for (row, m) in rows.iter_mut().zip(matrix) {
+        for (x, row) in row.iter_mut().enumerate() {
+            *row = core::array::from_fn(|i| dot(m, core::array::from_fn(|y| g[y * T + x][i])));
+        }
+    }
+    for (y, row) in rows.iter().enumerate() {
+        for (x, m) in matrix.iter().enumerate() {
+            put(y * P + x, core::array::from_fn(|i| dot(m, core::array::from_fn(|x| row[x][i]))));
+        }
+    }
+}
+
+/// The matrix `G` of F(2,3), by the points 0, 1, -1, ∞.
+const G2: [[f32; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
 
 /// The matrix `G` of F(4,3): a row `[1, p, p²] / N(p)` per point `p`, `N(p)` the product of its distances to the others.
 const G4: [[f32; 3]; 6] = [
@@ -130,6 +157,16 @@ const G4: [[f32; 3]; 6] = [
     [1.0 / 6.0, SQRT_2 / 6.0, 2.0 / 6.0],
     [1.0 / 6.0, SQRT_2 / -6.0, 2.0 / 6.0],
     [0.0, 0.0, 1.0],
+];
+
+/// The matrix `G` of F(2,5): the same points, to their fourth power.
+const G2_OF_5: [[f32; 5]; 6] = [
+    [1.0, 0.0, 0.0, 0.0, 0.0],
+    [1.0 / -1.5, FRAC_1_SQRT_2 / -1.5, 0.5 / -1.5, FRAC_1_SQRT_2 / -3.0, 0.25 / -1.5],
+    [1.0 / -1.5, FRAC_1_SQRT_2 / 1.5, 0.5 / -1.5, FRAC_1_SQRT_2 / 3.0, 0.25 / -1.5],
+    [1.0 / 6.0, SQRT_2 / 6.0, 2.0 / 6.0, SQRT_2 / 3.0, 4.0 / 6.0],
+    [1.0 / 6.0, SQRT_2 / -6.0, 2.0 / 6.0, SQRT_2 / -3.0, 4.0 / 6.0],
+    [0.0, 0.0, 0.0, 0.0, 1.0],
 ];
 
 /// Elements between rows in scratch. A line more than the channels, so that the points of a tile do not fall into the
@@ -269,7 +306,7 @@ impl Kernel for ToPoints<'_, '_> {
     fn run<V: F32s>(self) {
         match self.0.scheme {
             Scheme::F2 => self.0.to_points::<V, 4>(),
-            Scheme::F4 => self.0.to_points::<V, 6>(),
+            Scheme::F4 | Scheme::F2Of5 => self.0.to_points::<V, 6>(),
         }
     }
 }
@@ -374,6 +411,7 @@ impl Kernel for FromPoints<'_, '_> {
         match self.0.scheme {
             Scheme::F2 => self.0.store_points::<V, 4, 2>(),
             Scheme::F4 => self.0.store_points::<V, 6, 4>(),
+            Scheme::F2Of5 => self.0.store_points::<V, 6, 2>(),
         }
     }
 }
@@ -413,6 +451,10 @@ fn output_transform<V: F32s, const N: usize, const T: usize>(m: [V; N]) -> [V; T
         let k = V::splat;
         let (even_b, odd_b) = (m[3].add(m[4]), m[3].sub(m[4]));
         out[0] = m[0].add(even).add(even_b);
+        if T == 2 {
+            out[1] = odd.mul_add(k(FRAC_1_SQRT_2), odd_b.mul_add(k(SQRT_2), m[5]));
+            return out;
+        }
         out[1] = odd.mul(k(FRAC_1_SQRT_2)).add(odd_b.mul(k(SQRT_2)));
         out[2] = even.mul_add(k(0.5), even_b.add(even_b));
         out[3] = odd.mul_add(k(FRAC_1_SQRT_2 / 2.0), odd_b.mul_add(k(SQRT_2 * 2.0), m[5]));

@@ -1,4 +1,4 @@
-//! Weights that a host derives from an image's when it opens it: Winograd forms of 3x3 convolutions.
+//! Weights that a host derives from an image's when it opens it: Winograd forms of 3x3 and 5x5 convolutions.
 //!
 //! They are up to four times the size of the plain panels and take milliseconds to compute, so they are not in the image,
 //! and devices never have them. A host calls [`image()`] once, and gives what it returns to each session
@@ -79,6 +79,7 @@ struct Key {
     offset: u32,
     in_c: u32,
     out_c: u32,
+    kernel: u32,
     /// How many come of them: tells the schemes apart.
     elements: usize,
 }
@@ -90,7 +91,7 @@ fn source<'a>(program: &Program<'a>, op: &OpView<'a>) -> Option<(Key, &'a [f32])
     let t = program.tensors().get(*op.inputs.get(1)? as usize)?;
     let bytes = program.weights().get(t.offset as usize..)?.get(..t.bytes as usize)?;
     let packed = (t.place == Place::Weights as u8).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()?;
-    Some((Key { offset: t.offset, in_c: record.in_c, out_c: record.out_c, elements }, packed))
+    Some((Key { offset: t.offset, in_c: record.in_c, out_c: record.out_c, kernel: record.kernel_h, elements }, packed))
 }
 
 /// The derived weights of an op, if it has any: of its kind, attributes and weights as the image stores them.
@@ -121,8 +122,8 @@ fn weights_to(kind: OpKind, attributes: &[u8], packed: &[f32], out: &mut [f32]) 
         for first in (0..channels).step_by(CHANNELS) {
             let some = CHANNELS.min(channels - first);
             for channel in 0..some {
-                let mut taps = [[0.0; PANEL as usize]; 9];
-                for (tap, to) in taps.iter_mut().enumerate() {
+                let mut taps = [[0.0; PANEL as usize]; 25];
+                for (tap, to) in taps.iter_mut().enumerate().take(scheme.taps() * scheme.taps()) {
                     to.copy_from_slice(&from[(tap * channels + first + channel) * panel..][..panel]);
                 }
                 scheme.transform_weights(&taps, |point, values| points[point][channel] = values);

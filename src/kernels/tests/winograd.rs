@@ -14,19 +14,24 @@ use zerocopy::IntoBytes;
 fn convolutions<B: Backend>() {
     let mut random = Random::new(11);
     let sizes = [(4, 4), (7, 7), (5, 9), (11, 12), (12, 12), (14, 14), (13, 18), (30, 29)];
-    for (round, &(h, w)) in sizes.iter().cycle().take(24).enumerate() {
+    for (round, &(h, w)) in sizes.iter().cycle().take(32).enumerate() {
+        let taps = if round < 24 { 3 } else { 5 };
         let mut g = geometry(&mut random);
-        (g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w) = (3, 3, 1, 1, 1, 1);
-        (g.out_h, g.out_w, g.pad_top, g.pad_left) = (h, w, random.below(3), random.below(3));
-        (g.in_h, g.in_w) = (h + random.below(3), w + random.below(3));
+        (g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w) = (taps, taps, 1, 1, 1, 1);
+        (g.out_h, g.out_w, g.pad_top, g.pad_left) = (h, w, random.below(taps), random.below(taps));
+        (g.in_h, g.in_w) = (h + random.below(taps), w + random.below(taps));
         (g.in_c, g.out_c) = random.pick(&[(16, 16), (20, 17), (33, 40), (64, 16)]);
         (g.in_pitch, g.out_pitch) = (g.in_c + random.pick(&[0, 3]), g.out_c + random.pick(&[0, 5]));
         let scheme = Scheme::of(&g).unwrap();
-        assert_eq!(scheme == Scheme::F2, h.min(w) < 12, "{round}");
+        match taps {
+            3 => assert_eq!(scheme == Scheme::F2, h.min(w) < 12, "{round}"),
+            _ => assert_eq!(scheme, Scheme::F2Of5),
+        }
         let x = Buffer::random(length(g.batch, g.in_h, g.in_w, g.in_c, g.in_pitch), &mut random);
         let mut plain = vec![0.0; g.weights() as usize];
-        let kernel = pack::Kernel { out_c: g.out_c as usize, group_in_c: g.in_c as usize, kernel_h: 3, kernel_w: 3, groups: 1 };
-        let values = Buffer::random((9 * g.in_c * g.out_c) as usize, &mut random);
+        let (kernel_h, kernel_w) = (taps as usize, taps as usize);
+        let kernel = pack::Kernel { out_c: g.out_c as usize, group_in_c: g.in_c as usize, kernel_h, kernel_w, groups: 1 };
+        let values = Buffer::random((taps * taps * g.in_c * g.out_c) as usize, &mut random);
         kernel.pack(|i| values.values()[i], &mut plain);
         let derived = derive::weights(OpKind::Conv, g.as_bytes(), &plain).unwrap();
         let y_len = length(g.batch, g.out_h, g.out_w, g.out_c, g.out_pitch);
