@@ -21,9 +21,9 @@ mod owned {
     /// Zeroed bytes whose start is a multiple of a power of two.
     ///
     /// A plain zeroed `Vec` with room to move the start: unlike an allocation with a large alignment it comes as untouched
-    /// pages of the system, so that a large image becomes resident only as it is written. On a host, 8 MiB or more
-    /// are a mapping of their own that asks for huge pages: weights are read once a run, from end to end, and what the
-    /// address translation of small pages costs then is more than a tenth of a small product.
+    /// pages of the system, so that a large image becomes resident only as it is written. On a host, 2 MiB or more
+    /// are a mapping of their own that starts with a huge page and asks for as many as there can be: weights are read once a run, from
+    /// end to end, and what the address translation of small pages costs then is more than a tenth of a small product.
     #[derive(Debug)]
     pub struct AlignedBytes {
         memory: Memory,
@@ -38,9 +38,9 @@ mod owned {
         Mapped(memmap2::MmapMut),
     }
 
-    /// Bytes from which on memory is mapped: some huge pages of 2 MiB.
+    /// Bytes of a huge page, and of memory from which on it is mapped.
     #[cfg(feature = "std")]
-    const HUGE: usize = 8 << 20;
+    const HUGE: usize = 2 << 20;
 
     /// Bytes from which on memory that will be written from end to end is mapped: less comes from the heap, which has it at hand.
     #[cfg(feature = "std")]
@@ -60,13 +60,20 @@ mod owned {
             if len >= HUGE
                 && let Ok(map) = memmap2::MmapMut::map_anon(len)
             {
-                #[cfg(target_os = "linux")]
-                if let Err(error) = map.advise(memmap2::Advice::HugePage) {
-                    log::debug!("no huge pages: {error}");
-                }
                 return Memory::Mapped(map);
             }
             Memory::Heap(alloc::vec![0u8; len])
+        }
+
+        /// Asks for huge pages from here on: for what is left at the end only if it fills half of one.
+        #[cfg(all(feature = "std", target_os = "linux"))]
+        fn huge(&self, start: usize, len: usize) {
+            if len >= HUGE
+                && let Memory::Mapped(map) = self
+                && let Err(error) = map.advise_range(memmap2::Advice::HugePage, start, (len + HUGE / 2) / HUGE * HUGE)
+            {
+                log::debug!("no huge pages: {error}");
+            }
         }
     }
 
@@ -111,8 +118,15 @@ mod owned {
 
         fn with(len: usize, alignment: usize, all_written: bool) -> AlignedBytes {
             assert!(alignment.is_power_of_two());
-            let memory = Memory::zeroed(len + alignment - 1, all_written);
+            // Systems need not start a mapping where a huge page could be: up to two of them would be small pages then.
+            #[cfg(feature = "std")]
+            let (alignment, more) = if len >= HUGE { (alignment.max(HUGE), HUGE / 2) } else { (alignment, 0) };
+            #[cfg(not(feature = "std"))]
+            let more = 0;
+            let memory = Memory::zeroed(len + more + alignment - 1, all_written);
             let start = memory.as_ptr().align_offset(alignment);
+            #[cfg(all(feature = "std", target_os = "linux"))]
+            memory.huge(start, len);
             AlignedBytes { memory, start, len }
         }
 
@@ -147,7 +161,7 @@ mod owned {
         #[test]
         fn starts_where_it_should() {
             for alignment in [1, 8, 64, 4096] {
-                for len in [0, 1, 100, 1 << 20, 9 << 20] {
+                for len in [0, 1, 100, 1 << 20, 9 << 20, (2 << 20) + 100] {
                     for bytes in [AlignedBytes::zeroed(len, alignment), AlignedBytes::to_fill(len, alignment)] {
                         assert_eq!((bytes.as_ptr() as usize % alignment, bytes.len()), (0, len));
                         assert!(bytes.iter().all(|&b| b == 0));
