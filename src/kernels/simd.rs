@@ -72,6 +72,9 @@ pub trait F32s: Copy + 'static {
     /// Asks for the line at `p`, which may be any address, in the first-level cache.
     #[inline(always)]
     fn prefetch_near(_p: *const f32) {}
+    /// Asks for the line at `p`, which may be any address, past the other caches: it is read once and not soon again.
+    #[inline(always)]
+    fn prefetch_once(_p: *const f32) {}
     /// Copies a square of [`Self::LANES`] rows and columns and transposes it. Rows are `from_row` and `to_row` elements apart.
     ///
     /// # Safety

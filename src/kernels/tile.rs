@@ -76,6 +76,8 @@ pub(super) enum Fetch {
     /// A share of the panel after this one, the first time that large weights are walked: all of it in one tile would ask
     /// for more bytes than the core gets from memory in that time.
     Panel(Share),
+    /// What a single row is about to read of its panels, past the caches: so much that none of it is there the next time.
+    Stream,
     /// The rows so many elements after this tile's, a share with each of its panels: those of the next tile, where the left
     /// operand is too large to be in a cache.
     Rows(usize),
@@ -252,6 +254,9 @@ const fn burst<V: F32s>() -> usize {
     if V::LANES == 16 { 4 } else { 16 }
 }
 
+/// Depth steps by which a single row fetches weights in advance, each a line of each panel (8 to 24 do as well, 64 lose).
+const AHEAD: usize = 16;
+
 /// Depth steps that a line of a row has.
 const LINE: usize = 16;
 
@@ -296,7 +301,16 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
                     depth_step(&mut acc[0], a, block.offsets.add(i).read(), b, panel);
                     b = b.wrapping_add(step);
                 }
-            } else if V::PREFETCHES && block.fetch != Fetch::Nothing {
+            } else if V::PREFETCHES && R == 1 && D == 1 && block.fetch == Fetch::Stream {
+                let panels = const { (W * V::LANES).div_ceil(PANEL) };
+                for i in 0..block.depth {
+                    for p in 0..panels {
+                        V::prefetch_once(b.wrapping_add(p * panel + AHEAD * PANEL));
+                    }
+                    depth_step(&mut acc[0], a, i, b, panel);
+                    b = b.wrapping_add(step);
+                }
+            } else if V::PREFETCHES && matches!(block.fetch, Fetch::Panel(_) | Fetch::Rows(_)) {
                 let mut i = 0;
                 while i < block.depth {
                     let n = burst.min(block.depth - i);

@@ -91,6 +91,10 @@ impl F32s for V {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
+    fn prefetch_once(p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(p.cast()) }
+    }
+    #[inline(always)]
     fn prefetch_near(p: *const f32) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
