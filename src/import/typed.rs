@@ -8,11 +8,12 @@
 //! constants never gets there.
 
 use super::either;
-use super::whole::Whole;
+use super::whole::{Held, Whole};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::konst::Const;
+use tract_onnx::tract_hir::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::tract_core::optim::CONST_FOLD_MEM_BUDGET;
 
 /// Elements of a constant that is small: shapes, axes, paddings.
@@ -49,6 +50,7 @@ impl Walk {
         for i in 0..model.node(id).inputs.len() {
             self.place(model, model.node(id).inputs[i])?;
         }
+        let before = self.target.nodes.len();
         let outputs = match self.wired(model, id) {
             Some(outputs) => outputs,
             None => {
@@ -61,6 +63,7 @@ impl Walk {
                 node.op.to_typed(model, node, &mut self.target, &self.places)?
             }
         };
+        self.fold(before)?;
         for (slot, output) in outputs.into_iter().enumerate() {
             self.target.outlet_fact(output)?.consistent()?;
             self.places.insert(OutletId::new(id, slot), output);
@@ -85,24 +88,79 @@ impl Walk {
         Ok(place)
     }
 
-    /// The node written into the typed model, if it is of those that ask for no more than their inputs; `None`, too, if that fails.
+    /// The node written into the typed model, if it is of those that ask for no more than their inputs; `None`, too, if that fails:
+    /// by its rules it may do better, or they say what is wrong.
     fn wired(&mut self, model: &mut InferenceModel, id: usize) -> Option<TVec<OutletId>> {
         let inputs: TVec<OutletId> = model.node(id).inputs.iter().map(|input| self.places[input]).collect();
         let facts = || inputs.iter().filter_map(|&i| Some(InferenceFact::from(self.target.outlet_fact(i).ok()?))).collect();
         let settled = either::settle(&mut *model.node_mut(id).op, facts);
         let node = model.node(id);
         let op = node.op.as_op();
-        if !settled && op.as_typed().is_none() && !op.is::<Box<dyn Expansion>>() {
+        if !settled && !op.is::<Box<dyn Expansion>>() && !op.is::<Whole>() && !op.is::<Held>() {
             return None;
         }
         let before = self.target.nodes.len();
-        let wired = node.op.to_typed(model, node, &mut self.target, &self.places);
+        let wired = node.op.to_typed(model, node, &mut self.target, &self.places).and_then(|outputs| {
+            self.fits(before)?;
+            Ok(outputs)
+        });
         if let Err(error) = &wired {
             log::debug!("{node} is not written out by its inputs alone: {error:?}");
             // What there is of it is read by nothing, and goes when the model is put in order; its names are for the next attempt.
             self.target.nodes[before..].iter_mut().for_each(|node| node.name.clear());
         }
         wired.ok()
+    }
+
+    /// Whether the factors of products are as long as each other, in the nodes from this one on: rules see to that, products don't.
+    fn fits(&self, from: usize) -> TractResult<()> {
+        for node in &self.target.nodes[from..] {
+            let Some(product) = node.op_as::<EinSum>() else { continue };
+            let facts = self.target.node_input_facts(node.id)?;
+            for axis in product.axes.iter_all_axes() {
+                let sizes = axis.inputs.iter().zip(&facts).flat_map(|(axes, fact)| axes.iter().map(|&a| &fact.shape[a]));
+                let repeats = axis.outputs.iter().any(|axes| !axes.is_empty());
+                let mut sizes = sizes.filter(|size| !(repeats && size.is_one()));
+                let Some(first) = sizes.next() else { continue };
+                ensure!(sizes.all(|size| size == first), "factors of other sizes than {first} along {}", axis.repr);
+            }
+        }
+        Ok(())
+    }
+
+    /// Evaluates what hangs on constants alone, of the nodes of the typed model from this one on. tract has a pass for that; it looks at
+    /// the whole model again after each node that it finds.
+    fn fold(&mut self, from: usize) -> TractResult<()> {
+        for id in from..self.target.nodes.len() {
+            let node = &self.target.nodes[id];
+            if node.inputs.is_empty() || node.outputs.len() != 1 || node.outputs[0].fact.exotic_fact.is_some() {
+                continue;
+            }
+            let known = |&input: &OutletId| {
+                let value = self.target.outlet_fact(input).ok()?.konst.as_ref()?;
+                let folds = value.is_plain_ram() && value.datum_type().is_number() && bytes(value) <= CONST_FOLD_MEM_BUDGET;
+                folds.then(|| value.clone().into_tvalue())
+            };
+            let Some(inputs) = node.inputs.iter().map(known).collect::<Option<TVec<_>>>() else { continue };
+            let most = inputs.iter().map(|value| bytes(value)).sum::<u64>().max(CONST_FOLD_MEM_BUDGET);
+            // A failure is the pass's to tell.
+            let Ok(Some(values)) = node.op.eval_out_of_plan(inputs) else { continue };
+            let Some(value) = values.into_iter().next().map(IntoArcTensor::into_arc_tensor) else { continue };
+            let fact = TypedFact::try_from(value.clone())?;
+            if bytes(&value) > most
+                || !value.is_plain_ram()
+                || (fact.datum_type, &fact.shape) != (node.outputs[0].fact.datum_type, &node.outputs[0].fact.shape)
+            {
+                continue;
+            }
+            let node = &mut self.target.nodes[id];
+            node.op = Box::new(Const::new(value)?);
+            node.outputs[0].fact = fact;
+            for input in std::mem::take(&mut node.inputs) {
+                self.target.nodes[input.node].outputs[input.slot].successors.retain(|reader| reader.node != id);
+            }
+        }
+        Ok(())
     }
 
     /// Finds types and shapes of a node's outputs by its own rules; its inputs are in the typed model.
@@ -113,40 +171,29 @@ impl Walk {
         infer(model, id)
     }
 
-    /// The values of a node that is a constant, or hangs on constants alone: they say all that its rules would. What has a state
+    /// The values of a node that is a constant, or hangs on small ones alone: they say all that its rules would. What has a state
     /// keeps it.
+    ///
+    /// An operator that tract writes out by others is written into a model of its own, which evaluates what is constant as it grows; to
+    /// plan and run that model, as tract does, costs several times as much.
     fn evaluated(&self, node: &InferenceNode) -> TractResult<Option<TVec<Arc<Tensor>>>> {
         if let Some(constant) = node.op.as_op().downcast_ref::<Const>() {
             return Ok(Some(tvec![constant.val().clone()]));
         }
-        let known =
-            |&outlet: &OutletId| self.value(outlet).filter(|value| value.is_plain_ram() && bytes(value) <= CONST_FOLD_MEM_BUDGET);
+        let small = |value: &&Arc<Tensor>| value.is_plain_ram() && value.volume() <= SMALL;
+        let known = |&outlet: &OutletId| self.value(outlet).filter(small).cloned();
         let Some(inputs) = node.inputs.iter().map(known).collect::<Option<TVec<_>>>() else { return Ok(None) };
         if inputs.is_empty() || node.op.state(&EvalContext::out_of_plan())?.is_some() {
             return Ok(None);
         }
-        let small = |value: &Arc<Tensor>| value.is_plain_ram() && value.volume() <= SMALL;
-        if inputs.iter().all(|value| small(value))
-            && let Some(expansion) = node.op.as_op().downcast_ref::<Box<dyn Expansion>>()
-            && let Some(values) = drawn(&**expansion, &inputs).filter(|values| values.iter().all(small))
-            && values.len() == node.outputs.len()
-        {
-            return Ok(Some(values));
-        }
-        let most = inputs.iter().map(|value| bytes(value)).sum::<u64>().max(CONST_FOLD_MEM_BUDGET);
-        match node.op.eval_out_of_plan(inputs.iter().map(|&value| value.clone().into_tvalue()).collect()) {
-            Ok(values) => {
-                let values = values.map(|values| values.into_iter().map(IntoArcTensor::into_arc_tensor).collect::<TVec<_>>());
-                let fits = |values: &TVec<Arc<Tensor>>| {
-                    values.len() == node.outputs.len() && values.iter().map(|value| bytes(value)).sum::<u64>() <= most
-                };
-                Ok(values.filter(fits))
+        let values = match node.op.as_op().downcast_ref::<Box<dyn Expansion>>() {
+            Some(expansion) => alone(&**expansion, inputs),
+            None => {
+                let values = node.op.eval_out_of_plan(inputs.into_iter().map(IntoTValue::into_tvalue).collect()).ok().flatten();
+                values.map(|values| values.into_iter().map(IntoArcTensor::into_arc_tensor).collect())
             }
-            Err(error) => {
-                log::debug!("{node} is not evaluated: {error:?}");
-                Ok(None)
-            }
-        }
+        };
+        Ok(values.filter(|values: &TVec<_>| values.len() == node.outputs.len() && values.iter().all(|value| small(&value))))
     }
 
     /// The typed model, with inputs and outputs in the order of the parsed one.
@@ -170,15 +217,14 @@ fn bytes(value: &Tensor) -> u64 {
     (value.volume() * value.datum_type().size_of()) as u64
 }
 
-/// What an operator that tract writes out by others yields for constants. It is written into a model of its own, which evaluates what
-/// is constant as it grows; to plan and run that model, as tract does, costs several times as much.
-fn drawn(expansion: &dyn Expansion, inputs: &[&Arc<Tensor>]) -> Option<TVec<Arc<Tensor>>> {
+/// What an operator yields for constants, if a model of it alone evaluates to that.
+fn alone(expansion: &dyn Expansion, inputs: TVec<Arc<Tensor>>) -> Option<TVec<Arc<Tensor>>> {
     if !expansion.runs_out_of_plan() {
         return None;
     }
     let mut alone = TypedModel::default();
-    let sources = inputs.iter().enumerate();
-    let sources = sources.map(|(i, &value)| alone.add_source(format!("{i}"), TypedFact::try_from(value.clone())?));
+    let sources = inputs.into_iter().enumerate();
+    let sources = sources.map(|(i, value)| alone.add_source(format!("{i}"), TypedFact::try_from(value)?));
     let sources = sources.collect::<TractResult<TVec<_>>>().ok()?;
     let outputs = expansion.wire("alone", &mut alone, &sources).ok()?;
     outputs.iter().map(|&o| alone.outlet_fact(o).ok()?.konst.clone()).collect()
