@@ -22,11 +22,14 @@ fn npz(path: &Path) -> BTreeMap<String, Array> {
         let name = file.name().trim_end_matches(".npy").replace("%2F", "/").replace("%3A", ":").replace("%2f", "/");
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();
-        let header = npyz::NpyHeader::from_reader(&bytes[..]).unwrap();
-        let dims: Vec<usize> = header.shape().iter().map(|&d| d as usize).collect();
+        // numpy's header: {'descr': …, 'fortran_order': …, 'shape': (…), }
         let start = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
+        let header = std::str::from_utf8(&bytes[10..start]).unwrap();
+        let shape = header.split_once('(').unwrap().1.split_once(')').unwrap().0;
+        let dims: Vec<usize> = shape.split(',').filter_map(|d| d.trim().parse().ok()).collect();
+        let fortran = header.contains("'fortran_order': True");
         let mut bytes = bytes[start..].to_vec();
-        if header.order() == npyz::Order::Fortran {
+        if fortran {
             bytes = row_major(&bytes, &dims);
         }
         arrays.insert(name, Array { dims, bytes });

@@ -14,6 +14,7 @@ mod engine;
 mod feed;
 mod inspect;
 mod media;
+mod npy;
 mod npz;
 mod profile;
 mod progress;

@@ -5,15 +5,12 @@
 //! `bfloat16`, which numpy lacks, as the raw type of two bytes (`V2`) that its extensions write.
 
 use super::array::{Array, shape};
-use crate::ModelError;
+use super::npy::Header;
 use crate::tensor::DType;
-use npyz::{Endianness, NpyHeader, Order, TypeChar};
+use crate::{ModelError, mapped};
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Write};
 use std::path::Path;
-
-/// Longest header of a `.npy` file: numpy's own are 128 bytes.
-const HEADER: usize = 1 << 16;
 
 /// Reads a `.npy` file.
 ///
@@ -29,9 +26,10 @@ pub fn read_npy(path: &Path) -> Result<Array, ModelError> {
 /// # Errors
 /// When the file can't be read or is not what its name says.
 pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, ModelError> {
-    let file = File::open(path).map_err(|source| ModelError::File { path: path.into(), source })?;
+    // An archive is read here and there; from a map that takes no calls of the system.
+    let file = mapped::map(path)?;
     let format = |what: String| ModelError::Format { path: path.into(), what };
-    let mut archive = zip::ZipArchive::new(BufReader::new(file))
+    let mut archive = zip::ZipArchive::new(Cursor::new(&file[..]))
         .map_err(|e| format(format!("not a .npz file, the archive that numpy.savez writes: {e}")))?;
     let mut arrays = Vec::new();
     for i in 0..archive.len() {
@@ -53,26 +51,24 @@ pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, ModelError> {
 /// When the file can't be written.
 pub fn write_npz(path: &Path, arrays: &[(String, Array)]) -> Result<(), ModelError> {
     let write = || -> std::io::Result<()> {
-        let mut archive = zip::ZipWriter::new(File::create(path)?);
+        // Put together first: an archive is written in many small pieces.
+        let bytes = arrays.iter().map(|(name, array)| array.bytes.len() + 2 * name.len() + 256).sum();
+        let mut archive = zip::ZipWriter::new(Cursor::new(Vec::with_capacity(bytes)));
         let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
         for (name, array) in arrays {
             archive.start_file(format!("{}.npy", encode(name)), options.large_file(array.bytes.len() > 1 << 31))?;
-            archive.write_all(&header(array))?;
+            archive.write_all(&super::npy::header(array))?;
             archive.write_all(&array.bytes)?;
         }
-        archive.finish()?;
-        Ok(())
+        std::fs::write(path, archive.finish()?.into_inner())
     };
     write().map_err(|source| ModelError::File { path: path.into(), source })
 }
 
 /// Reads the bytes of a `.npy` file.
 fn parse(mut from: impl Read) -> Result<Array, String> {
-    let header = read_header(&mut from)?;
-    let (dtype, swap) = element_type(&header)?;
-    let dims: Option<Vec<usize>> = header.shape().iter().map(|&d| usize::try_from(d).ok()).collect();
-    let size = |dims: &Vec<usize>| dims.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
-    let (dims, size) = dims.and_then(|d| size(&d).map(|n| (d, n))).ok_or("its shape is too large")?;
+    let Header { dtype, swap, fortran, dims } = Header::read(&mut from)?;
+    let size = dims.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).ok_or("its shape is too large")?;
     // One byte more than wanted, to see a file that is too long; memory grows with what is really there.
     let mut bytes = Vec::new();
     from.take(size as u64 + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
@@ -83,60 +79,13 @@ fn parse(mut from: impl Read) -> Result<Array, String> {
     if swap {
         bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
     }
-    if header.order() == Order::Fortran && dims.len() > 1 {
+    if fortran && dims.len() > 1 {
         bytes = row_major(&bytes, &dims, dtype.size());
     }
     if dtype == DType::Bool {
         bytes.iter_mut().for_each(|b| *b = (*b != 0) as u8);
     }
     Ok(Array { dtype, dims, bytes })
-}
-
-/// Reads the header. Its text is a Python literal that nests two deep; one that nests deeper is refused before it is parsed,
-/// because the parser recurses.
-fn read_header(from: &mut impl Read) -> Result<NpyHeader, String> {
-    let not = |e: std::io::Error| format!("not a .npy file: {e}");
-    let mut start = vec![0; 10];
-    from.read_exact(&mut start).map_err(not)?;
-    let mut length = u16::from_le_bytes([start[8], start[9]]) as usize;
-    if start[6] > 1 {
-        start.resize(12, 0);
-        from.read_exact(&mut start[10..]).map_err(not)?;
-        length = u32::from_le_bytes([start[8], start[9], start[10], start[11]]) as usize;
-    }
-    if length > HEADER {
-        return Err("not a .npy file: its header is too long".into());
-    }
-    let text = start.len();
-    start.resize(text + length, 0);
-    from.read_exact(&mut start[text..]).map_err(not)?;
-    if start[text..].iter().filter(|b| matches!(b, b'(' | b'[' | b'{')).count() > 32 {
-        return Err("not a .npy file: its header nests too deeply".into());
-    }
-    NpyHeader::from_reader(Cursor::new(start)).map_err(not)
-}
-
-/// The element type, and whether its bytes are in the other order.
-fn element_type(header: &NpyHeader) -> Result<(DType, bool), String> {
-    let unknown = || format!("elements of numpy's type '{}' are none of a tensor", header.dtype().descr());
-    let npyz::DType::Plain(found) = header.dtype() else { return Err(unknown()) };
-    let dtype = match (found.type_char(), found.size_field()) {
-        (TypeChar::Float, 2) => DType::F16,
-        (TypeChar::Float, 4) => DType::F32,
-        (TypeChar::Float, 8) => DType::F64,
-        (TypeChar::RawData, 2) => DType::BF16,
-        (TypeChar::Int, 1) => DType::I8,
-        (TypeChar::Int, 2) => DType::I16,
-        (TypeChar::Int, 4) => DType::I32,
-        (TypeChar::Int, 8) => DType::I64,
-        (TypeChar::Uint, 1) => DType::U8,
-        (TypeChar::Uint, 2) => DType::U16,
-        (TypeChar::Uint, 4) => DType::U32,
-        (TypeChar::Uint, 8) => DType::U64,
-        (TypeChar::Bool, 1) => DType::Bool,
-        _ => return Err(unknown()),
-    };
-    Ok((dtype, found.endianness() == Endianness::Big))
 }
 
 /// Elements whose first axis runs fastest, with the last one running fastest.
@@ -154,32 +103,6 @@ fn row_major(bytes: &[u8], dims: &[usize], size: usize) -> Vec<u8> {
             *i = 0;
         }
     }
-    out
-}
-
-/// The header of a `.npy` file: version 1.0, its length a multiple of 64 bytes.
-fn header(array: &Array) -> Vec<u8> {
-    let descr = match array.dtype {
-        DType::F32 => "<f4",
-        DType::F64 => "<f8",
-        DType::F16 => "<f2",
-        DType::BF16 => "|V2",
-        DType::I8 => "|i1",
-        DType::I16 => "<i2",
-        DType::I32 => "<i4",
-        DType::I64 => "<i8",
-        DType::U8 => "|u1",
-        DType::U16 => "<u2",
-        DType::U32 => "<u4",
-        DType::U64 => "<u8",
-        DType::Bool => "|b1",
-    };
-    let dims: String = array.dims.iter().map(|d| format!("{d}, ")).collect();
-    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", dims.trim_end_matches(' '));
-    let length = (10 + dict.len() + 1).next_multiple_of(64) - 10;
-    let mut out = b"\x93NUMPY\x01\x00".to_vec();
-    out.extend((length as u16).to_le_bytes());
-    out.extend(format!("{dict:<width$}\n", width = length - 1).bytes());
     out
 }
 
@@ -272,7 +195,8 @@ mod tests {
             ("{'descr': '<U4', 'fortran_order': False, 'shape': (1,), }", "none of a tensor"),
             ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "none of a tensor"),
             ("{'descr': '<f4', 'shape': (1,), }", "not a .npy file"),
-            ("((((((((((((((((((((((((((((((((((((((((", "nests too deeply"),
+            ("{'descr': '<f4', 'fortran_order': False, 'shape': (-3,), }", "not a .npy file"),
+            ("((((((((((((((((((((((((((((((((((((((((", "not a .npy file"),
         ] {
             let error = parse(&npy(dict, &[0; 8])[..]).unwrap_err();
             assert!(error.contains(what), "{dict}: {error}");

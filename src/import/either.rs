@@ -79,6 +79,20 @@ pub(super) fn open(op: &dyn InferenceOp) -> Option<&Whole> {
     op.as_op().downcast_ref::<Either>().filter(|either| either.open).map(|either| &either.whole)
 }
 
+/// Tells such an operator what its inputs are, and whether it is one. It decides then what it is, as it does when it infers.
+pub(super) fn settle(op: &mut dyn InferenceOp, inputs: impl FnOnce() -> TVec<InferenceFact>) -> bool {
+    let Some(either) = op.as_op_mut().downcast_mut::<Either>() else { return false };
+    let inputs = inputs();
+    either.decide(&inputs.iter().collect::<Vec<_>>());
+    true
+}
+
+impl Either {
+    fn decide(&mut self, inputs: &[&InferenceFact]) {
+        self.open = depends(inputs) || (self.beyond)(&self.whole, inputs);
+    }
+}
+
 /// Whether the first input's shape, or a value of the others, depends on data.
 fn depends(inputs: &[&InferenceFact]) -> bool {
     let settled = |fact: &InferenceFact| fact.shape.dims().all(|d| d.concretize().is_none_or(|d| d.as_i64().is_some()));
@@ -132,7 +146,7 @@ impl InferenceOp for Either {
         outputs: TVec<&InferenceFact>,
         observed: TVec<&InferenceFact>,
     ) -> TractResult<(TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>)> {
-        self.open = depends(&inputs) || (self.beyond)(&self.whole, &inputs);
+        self.decide(&inputs);
         if self.open {
             self.whole.infer_facts(inputs, outputs, observed)
         } else {

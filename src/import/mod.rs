@@ -5,7 +5,7 @@
 //!    get their sizes (`inputs`), what is computed twice is joined where sizes depend on data (`twice`), bfloat16 is widened
 //!    (`bfloat`); then sequences, branches of a known course and loops of a bounded one are written out (`sequences`, `control`,
 //!    `loops`; `known` says what is known).
-//! 3. tract parses it, infers types and shapes, folds constants and declutters (`rewrite`); operators that Kiln lowers on its own, and
+//! 3. tract parses it, finds types and shapes (`typed`), folds constants and declutters (`rewrite`); operators that Kiln lowers on its own, and
 //!    the weights, stay whole (`whole`, `rules`, `windows`); those that can be told by other ops are written out (`expand`, on
 //!    a `sketch`); some that tract reads wrongly are mended (`builders`). Every call is guarded against panics (`guard`).
 //!    A size that data decide is a symbol with a bound there (`lengths`, `either`).
@@ -55,6 +55,7 @@ mod sketch;
 #[cfg(test)]
 mod tests;
 mod twice;
+mod typed;
 mod types;
 mod whole;
 mod windows;

@@ -10,20 +10,79 @@ use super::pack::Source;
 use super::scalar;
 use crate::graph::{Bytes, Op};
 use crate::tensor::DType;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 /// A constant tensor.
 #[derive(Clone, Debug)]
 pub(super) struct Constant {
-    bytes: Bytes,
+    store: Store,
     /// The type of the bytes; elements are converted from it to `dtype` when read.
     stored: DType,
     pub dtype: DType,
     pub layout: Layout,
 }
 
+/// Where its elements lie.
+#[derive(Clone, Debug)]
+enum Store {
+    Bytes(Bytes),
+    /// Other constants', one behind the other. An exporter may cut the gates of a recurrent cell's weights apart and put them together
+    /// in another order, twice over: only what is read is written, and it is gone with its last reader.
+    Joined(Arc<Joined>),
+}
+
+#[derive(Debug)]
+struct Joined {
+    parts: Vec<Constant>,
+    bytes: OnceLock<Vec<u8>>,
+}
+
+impl Joined {
+    fn write(&self, mut to: &mut [u8]) {
+        for part in &self.parts {
+            let (here, rest) = to.split_at_mut(part.size());
+            part.write(here);
+            to = rest;
+        }
+    }
+}
+
+impl Store {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Store::Bytes(bytes) => bytes.as_slice(),
+            Store::Joined(joined) => joined.bytes.get_or_init(|| {
+                let mut bytes = vec![0; joined.parts.iter().map(Constant::size).sum()];
+                joined.write(&mut bytes);
+                bytes
+            }),
+        }
+    }
+
+    fn copy(&self, range: Range<usize>, to: &mut [u8]) {
+        match self {
+            Store::Bytes(bytes) => bytes.copy(range, to),
+            Store::Joined(joined) => {
+                let whole = range == (0..joined.parts.iter().map(Constant::size).sum());
+                if whole && joined.bytes.get().is_none() {
+                    joined.write(to);
+                } else {
+                    to.copy_from_slice(&self.as_slice()[range]);
+                }
+            }
+        }
+    }
+}
+
 impl Constant {
     pub fn new(bytes: Bytes, dtype: DType, dims: &[usize]) -> Constant {
-        Constant { bytes, stored: dtype, dtype, layout: Layout::row_major(dims) }
+        Constant { store: Store::Bytes(bytes), stored: dtype, dtype, layout: Layout::row_major(dims) }
+    }
+
+    /// Bytes of all elements.
+    fn size(&self) -> usize {
+        self.layout.elements() * self.dtype.size()
     }
 
     /// A row-major constant of `f32`.
@@ -47,7 +106,7 @@ impl Constant {
     /// The stored element at this index, as `f32`.
     #[inline]
     pub fn at(&self, index: usize) -> f32 {
-        let b = self.bytes.as_slice();
+        let b = self.store.as_slice();
         match self.stored {
             DType::F32 => f32::from_le_bytes([b[4 * index], b[4 * index + 1], b[4 * index + 2], b[4 * index + 3]]),
             DType::F16 => f16_to_f32(u16::from_le_bytes([b[2 * index], b[2 * index + 1]])),
@@ -64,7 +123,7 @@ impl Constant {
 
     /// Gives `read` the stored elements from this index on, for a packer.
     pub fn elements<R>(&self, start: usize, read: impl FnOnce(Source<'_>) -> R) -> R {
-        match self.bytes.as_slice().as_chunks::<4>().0.get(start..) {
+        match self.store.as_slice().as_chunks::<4>().0.get(start..) {
             Some(all) if self.stored == DType::F32 => read(Source::Stored(all)),
             _ => read(Source::Made(&|i| self.at(start + i))),
         }
@@ -73,7 +132,7 @@ impl Constant {
     /// The stored element at this index, as an integer.
     fn integer(&self, index: usize) -> i64 {
         let size = self.stored.size();
-        let b = &self.bytes.as_slice()[index * size..(index + 1) * size];
+        let b = &self.store.as_slice()[index * size..(index + 1) * size];
         let mut eight = [0; 8];
         eight[..size].copy_from_slice(b);
         let wide = i64::from_le_bytes(eight);
@@ -102,7 +161,7 @@ impl Constant {
     pub fn f32s(&self) -> Vec<f32> {
         let truth = self.dtype == DType::Bool && self.stored != DType::Bool;
         if self.stored == DType::F32 && !truth && self.layout.is_row_major() {
-            let all = self.bytes.as_slice()[4 * self.layout.offset..].as_chunks::<4>().0;
+            let all = self.store.as_slice()[4 * self.layout.offset..].as_chunks::<4>().0;
             return all[..self.layout.elements()].iter().map(|&b| f32::from_le_bytes(b)).collect();
         }
         self.indices().into_iter().map(|i| if truth { (self.at(i) != 0.0) as u8 as f32 } else { self.at(i) }).collect()
@@ -129,12 +188,12 @@ impl Constant {
         if self.stored == self.dtype && self.layout.is_row_major() {
             let start = self.layout.offset * size;
             let len = self.layout.elements() * size;
-            self.bytes.copy(start..start + len, &mut to[..len]);
+            self.store.copy(start..start + len, &mut to[..len]);
             return;
         }
         for (i, to) in self.indices().into_iter().zip(to.chunks_exact_mut(size)) {
             if self.stored == self.dtype {
-                to.copy_from_slice(&self.bytes.as_slice()[i * size..(i + 1) * size]);
+                to.copy_from_slice(&self.store.as_slice()[i * size..(i + 1) * size]);
                 continue;
             }
             match self.dtype {
@@ -214,7 +273,9 @@ fn evaluate(op: &Op, inputs: &[Constant], dims: &[usize], dtype: DType) -> Optio
     let layout = match op {
         Op::Transpose(perm) => x.layout.transpose(perm),
         // The same bits as another type.
-        Op::Reshape if dtype != x.dtype => return Some(Constant::new(materialized(x).bytes, dtype, dims)),
+        Op::Reshape if dtype != x.dtype => {
+            return Some(Constant { stored: dtype, dtype, layout: Layout::row_major(dims), ..materialized(x) });
+        }
         Op::Reshape => match x.layout.reshape(dims) {
             Some(layout) => layout,
             None => return Some(materialized(x).with_layout(Layout::row_major(dims))),
@@ -291,6 +352,10 @@ fn concat(inputs: &[Constant], axis: usize, dims: &[usize], dtype: DType) -> Opt
     let size = dtype.size();
     let inner: usize = dims[axis + 1..].iter().product::<usize>() * size;
     let outer: usize = dims[..axis].iter().product();
+    if outer == 1 && inputs.iter().all(|x| x.dtype == dtype) {
+        let joined = Joined { parts: inputs.to_vec(), bytes: OnceLock::new() };
+        return Some(Constant { store: Store::Joined(joined.into()), stored: dtype, dtype, layout: Layout::row_major(dims) });
+    }
     let parts: Vec<Vec<u8>> = inputs
         .iter()
         .map(|x| {
@@ -357,7 +422,16 @@ mod tests {
         assert_eq!(flat.f32s(), [0., 3., 1., 4., 2., 5.]);
         let ints = evaluate(&Op::Cast, &[x], &[2, 3], DType::I32).unwrap();
         assert_eq!(ints.i64s(), [0, 1, 2, 3, 4, 5]);
-        let both = concat(&[ints.clone(), ints], 1, &[2, 6], DType::I32).unwrap();
+        let both = concat(&[ints.clone(), ints.clone()], 1, &[2, 6], DType::I32).unwrap();
         assert_eq!(both.i64s(), [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]);
+        let row =
+            |i| evaluate(&Op::Slice { axis: 0, start: i, step: 1 }, std::slice::from_ref(&ints), &[1, 3], DType::I32).unwrap();
+        let swapped = concat(&[row(1), row(0)], 0, &[2, 3], DType::I32).unwrap();
+        let twice = concat(&[swapped.clone(), swapped.clone()], 0, &[4, 3], DType::I32).unwrap();
+        let mut bytes = vec![0; twice.size()];
+        twice.write(&mut bytes);
+        assert_eq!(bytes.iter().step_by(4).copied().collect::<Vec<_>>(), [3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2]);
+        assert_eq!(twice.i64s(), [3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2]);
+        assert_eq!(swapped.with_layout(swapped.layout.transpose(&[1, 0])).i64s(), [3, 0, 4, 1, 5, 2]);
     }
 }

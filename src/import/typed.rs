@@ -1,0 +1,270 @@
+//! From a parsed model to one with types and shapes, in one walk in the order of evaluation.
+//!
+//! An operator is written into the typed model as soon as its inputs are there: they tell all that its outputs hang on. So most
+//! need not state rules about types and shapes, which tract solves like equations: that takes longer than all the rest of the walk.
+//! Those that do need it are asked for them ([`infer`]), one by one.
+//!
+//! What is constant is evaluated on the way, and is put into the typed model when something else reads it: what only made other
+//! constants never gets there.
+
+use super::either;
+use super::whole::{Held, Whole};
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::ops::konst::Const;
+use tract_onnx::tract_hir::tract_core::ops::einsum::EinSum;
+use tract_onnx::tract_hir::tract_core::optim::CONST_FOLD_MEM_BUDGET;
+
+/// Elements of a constant that is small: shapes, axes, paddings.
+const SMALL: usize = 64;
+
+/// What is said of an output that nothing is known of.
+pub(super) const OPEN: &str = "stays open";
+
+/// The model with types and shapes, if one walk finds them all.
+pub(super) fn typed(mut model: InferenceModel) -> TractResult<TypedModel> {
+    let _proofs = model.symbols.proof_cache_session();
+    let target = TypedModel { symbols: model.symbols.clone(), ..TypedModel::default() };
+    let mut walk = Walk { target, places: HashMap::new(), values: vec![tvec![]; model.nodes.len()] };
+    for id in model.eval_order()? {
+        walk.visit(&mut model, id).with_context(|| format!("at {}", model.node(id)))?;
+    }
+    walk.finish(&model)
+}
+
+struct Walk {
+    target: TypedModel,
+    /// Where in the typed model an output of the parsed one is.
+    places: HashMap<OutletId, OutletId>,
+    /// Per node: the values of its outputs, if they are constant. They may have no place yet.
+    values: Vec<TVec<Arc<Tensor>>>,
+}
+
+impl Walk {
+    fn visit(&mut self, model: &mut InferenceModel, id: usize) -> TractResult<()> {
+        if let Some(values) = self.evaluated(model.node(id))? {
+            self.values[id] = values;
+            return Ok(());
+        }
+        for i in 0..model.node(id).inputs.len() {
+            self.place(model, model.node(id).inputs[i])?;
+        }
+        let before = self.target.nodes.len();
+        let outputs = match self.wired(model, id) {
+            Some(outputs) => outputs,
+            None => {
+                self.infer(model, id)?;
+                if let Some(values) = constants(model.node(id))? {
+                    self.values[id] = values;
+                    return Ok(());
+                }
+                let node = model.node(id);
+                node.op.to_typed(model, node, &mut self.target, &self.places)?
+            }
+        };
+        self.fold(before)?;
+        for (slot, output) in outputs.into_iter().enumerate() {
+            self.target.outlet_fact(output)?.consistent()?;
+            self.places.insert(OutletId::new(id, slot), output);
+        }
+        Ok(())
+    }
+
+    /// The value of an output, if it is known.
+    fn value(&self, outlet: OutletId) -> Option<&Arc<Tensor>> {
+        let fact = |&place: &OutletId| self.target.outlet_fact(place).ok()?.konst.as_ref();
+        self.values[outlet.node].get(outlet.slot).or_else(|| self.places.get(&outlet).and_then(fact))
+    }
+
+    /// An output in the typed model; a constant is put there now.
+    fn place(&mut self, model: &InferenceModel, outlet: OutletId) -> TractResult<OutletId> {
+        if let Some(&place) = self.places.get(&outlet) {
+            return Ok(place);
+        }
+        let value = self.values[outlet.node].get(outlet.slot).with_context(|| format!("{outlet:?} is not known"))?;
+        let place = self.target.add_const(format!("{}.{}", model.node(outlet.node).name, outlet.slot), value.clone())?;
+        self.places.insert(outlet, place);
+        Ok(place)
+    }
+
+    /// The node written into the typed model, if it is of those that ask for no more than their inputs; `None`, too, if that fails:
+    /// by its rules it may do better, or they say what is wrong.
+    fn wired(&mut self, model: &mut InferenceModel, id: usize) -> Option<TVec<OutletId>> {
+        let inputs: TVec<OutletId> = model.node(id).inputs.iter().map(|input| self.places[input]).collect();
+        let facts = || inputs.iter().filter_map(|&i| Some(InferenceFact::from(self.target.outlet_fact(i).ok()?))).collect();
+        let settled = either::settle(&mut *model.node_mut(id).op, facts);
+        let node = model.node(id);
+        let op = node.op.as_op();
+        if !settled && !op.is::<Box<dyn Expansion>>() && !op.is::<Whole>() && !op.is::<Held>() {
+            return None;
+        }
+        let before = self.target.nodes.len();
+        let wired = node.op.to_typed(model, node, &mut self.target, &self.places).and_then(|outputs| {
+            self.fits(before)?;
+            Ok(outputs)
+        });
+        if let Err(error) = &wired {
+            log::debug!("{node} is not written out by its inputs alone: {error:?}");
+            // What there is of it is read by nothing, and goes when the model is put in order; its names are for the next attempt.
+            self.target.nodes[before..].iter_mut().for_each(|node| node.name.clear());
+        }
+        wired.ok()
+    }
+
+    /// Whether the factors of products are as long as each other, in the nodes from this one on: rules see to that, products don't.
+    fn fits(&self, from: usize) -> TractResult<()> {
+        for node in &self.target.nodes[from..] {
+            let Some(product) = node.op_as::<EinSum>() else { continue };
+            let facts = self.target.node_input_facts(node.id)?;
+            for axis in product.axes.iter_all_axes() {
+                let sizes = axis.inputs.iter().zip(&facts).flat_map(|(axes, fact)| axes.iter().map(|&a| &fact.shape[a]));
+                let repeats = axis.outputs.iter().any(|axes| !axes.is_empty());
+                let mut sizes = sizes.filter(|size| !(repeats && size.is_one()));
+                let Some(first) = sizes.next() else { continue };
+                ensure!(sizes.all(|size| size == first), "factors of other sizes than {first} along {}", axis.repr);
+            }
+        }
+        Ok(())
+    }
+
+    /// Evaluates what hangs on constants alone, of the nodes of the typed model from this one on. tract has a pass for that; it looks at
+    /// the whole model again after each node that it finds.
+    fn fold(&mut self, from: usize) -> TractResult<()> {
+        for id in from..self.target.nodes.len() {
+            let node = &self.target.nodes[id];
+            if node.inputs.is_empty() || node.outputs.len() != 1 || node.outputs[0].fact.exotic_fact.is_some() {
+                continue;
+            }
+            let known = |&input: &OutletId| {
+                let value = self.target.outlet_fact(input).ok()?.konst.as_ref()?;
+                let folds = value.is_plain_ram() && value.datum_type().is_number() && bytes(value) <= CONST_FOLD_MEM_BUDGET;
+                folds.then(|| value.clone().into_tvalue())
+            };
+            let Some(inputs) = node.inputs.iter().map(known).collect::<Option<TVec<_>>>() else { continue };
+            let most = inputs.iter().map(|value| bytes(value)).sum::<u64>().max(CONST_FOLD_MEM_BUDGET);
+            // A failure is the pass's to tell.
+            let Ok(Some(values)) = node.op.eval_out_of_plan(inputs) else { continue };
+            let Some(value) = values.into_iter().next().map(IntoArcTensor::into_arc_tensor) else { continue };
+            let fact = TypedFact::try_from(value.clone())?;
+            if bytes(&value) > most
+                || !value.is_plain_ram()
+                || (fact.datum_type, &fact.shape) != (node.outputs[0].fact.datum_type, &node.outputs[0].fact.shape)
+            {
+                continue;
+            }
+            let node = &mut self.target.nodes[id];
+            node.op = Box::new(Const::new(value)?);
+            node.outputs[0].fact = fact;
+            for input in std::mem::take(&mut node.inputs) {
+                self.target.nodes[input.node].outputs[input.slot].successors.retain(|reader| reader.node != id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds types and shapes of a node's outputs by its own rules; its inputs are in the typed model.
+    fn infer(&self, model: &mut InferenceModel, id: usize) -> TractResult<()> {
+        for input in model.node(id).inputs.clone() {
+            model.set_outlet_fact(input, InferenceFact::from(self.target.outlet_fact(self.places[&input])?))?;
+        }
+        infer(model, id)
+    }
+
+    /// The values of a node that is a constant, or hangs on small ones alone: they say all that its rules would. What has a state
+    /// keeps it.
+    ///
+    /// An operator that tract writes out by others is written into a model of its own, which evaluates what is constant as it grows; to
+    /// plan and run that model, as tract does, costs several times as much.
+    fn evaluated(&self, node: &InferenceNode) -> TractResult<Option<TVec<Arc<Tensor>>>> {
+        if let Some(constant) = node.op.as_op().downcast_ref::<Const>() {
+            return Ok(Some(tvec![constant.val().clone()]));
+        }
+        let small = |value: &&Arc<Tensor>| value.is_plain_ram() && value.volume() <= SMALL;
+        let known = |&outlet: &OutletId| self.value(outlet).filter(small).cloned();
+        let Some(inputs) = node.inputs.iter().map(known).collect::<Option<TVec<_>>>() else { return Ok(None) };
+        if inputs.is_empty() || node.op.state(&EvalContext::out_of_plan())?.is_some() {
+            return Ok(None);
+        }
+        let values = match node.op.as_op().downcast_ref::<Box<dyn Expansion>>() {
+            Some(expansion) => alone(&**expansion, inputs),
+            None => {
+                let values = node.op.eval_out_of_plan(inputs.into_iter().map(IntoTValue::into_tvalue).collect()).ok().flatten();
+                values.map(|values| values.into_iter().map(IntoArcTensor::into_arc_tensor).collect())
+            }
+        };
+        Ok(values.filter(|values: &TVec<_>| values.len() == node.outputs.len() && values.iter().all(|value| small(&value))))
+    }
+
+    /// The typed model, with inputs and outputs in the order of the parsed one.
+    fn finish(mut self, model: &InferenceModel) -> TractResult<TypedModel> {
+        for &input in model.input_outlets()? {
+            if !self.places.contains_key(&input) {
+                // Nothing reads it, but a caller may give it.
+                let node = model.node(input.node);
+                let place = node.op.to_typed(model, node, &mut self.target, &self.places)?[input.slot];
+                self.places.insert(input, place);
+            }
+        }
+        let outputs = model.output_outlets()?.iter().map(|&output| self.place(model, output)).collect::<TractResult<Vec<_>>>()?;
+        self.target.inputs = model.input_outlets()?.iter().map(|input| self.places[input]).collect();
+        self.target.outputs = outputs;
+        Ok(self.target)
+    }
+}
+
+fn bytes(value: &Tensor) -> u64 {
+    (value.volume() * value.datum_type().size_of()) as u64
+}
+
+/// What an operator yields for constants, if a model of it alone evaluates to that.
+fn alone(expansion: &dyn Expansion, inputs: TVec<Arc<Tensor>>) -> Option<TVec<Arc<Tensor>>> {
+    if !expansion.runs_out_of_plan() {
+        return None;
+    }
+    let mut alone = TypedModel::default();
+    let sources = inputs.into_iter().enumerate();
+    let sources = sources.map(|(i, value)| alone.add_source(format!("{i}"), TypedFact::try_from(value)?));
+    let sources = sources.collect::<TractResult<TVec<_>>>().ok()?;
+    let outputs = expansion.wire("alone", &mut alone, &sources).ok()?;
+    outputs.iter().map(|&o| alone.outlet_fact(o).ok()?.konst.clone()).collect()
+}
+
+/// Finds types and shapes of a node's outputs; those of its inputs are known.
+fn infer(model: &mut InferenceModel, id: usize) -> TractResult<()> {
+    let node = model.node(id);
+    let known = |fact: &InferenceFact| fact.datum_type.is_concrete() && fact.shape.is_concrete();
+    if node.inputs.is_empty() && node.outputs.iter().all(|o| known(&o.fact)) {
+        return Ok(()); // an input
+    }
+    ensure!(node.op.observe_outlets(model, node)?.is_empty(), "it asks about other nodes");
+    // The op changes as it infers, and reads facts of the model it is in.
+    let dummy = model.create_dummy();
+    let mut op = std::mem::replace(&mut model.node_mut(id).op, dummy);
+    let (inputs, outputs) = model.node_facts(id)?;
+    let inferred = op.infer(inputs, outputs, tvec![])?.1;
+    for (slot, fact) in inferred.into_iter().enumerate() {
+        let outlet = OutletId::new(id, slot);
+        let fact = fact.unify(model.outlet_fact(outlet)?)?;
+        if !known(&fact) {
+            let whole = op.as_op().downcast_ref::<Whole>().or_else(|| either::open(&*op));
+            whole.map_or(Ok(()), |whole| whole.why(&model.node_facts(id)?.0))?;
+            bail!("output {slot} {OPEN}");
+        }
+        model.set_outlet_fact(outlet, fact)?;
+    }
+    model.node_mut(id).op = op;
+    let node = model.node(id);
+    ensure!(node.op.incorporate(model, node)?.is_none(), "it changes the network around it");
+    Ok(())
+}
+
+/// The values of a node's outputs, if all are known. An input stays one, and what has a state keeps it, even where the value is
+/// known.
+fn constants(node: &InferenceNode) -> TractResult<Option<TVec<Arc<Tensor>>>> {
+    let values: Option<TVec<_>> = node.outputs.iter().map(|o| o.fact.value.concretize()).collect();
+    match values.filter(|_| !InferenceModel::is_source(&node.op)) {
+        Some(values) if node.op.state(&EvalContext::out_of_plan())?.is_none() => Ok(Some(values)),
+        _ => Ok(None),
+    }
+}
