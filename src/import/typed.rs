@@ -138,7 +138,9 @@ impl Walk {
             }
             let known = |&input: &OutletId| {
                 let value = self.target.outlet_fact(input).ok()?.konst.as_ref()?;
-                let folds = value.is_plain_ram() && value.datum_type().is_number() && bytes(value) <= CONST_FOLD_MEM_BUDGET;
+                let dt = value.datum_type();
+                let plain = value.is_plain_ram() && (dt.is_number() || dt.is_tdim() || dt == DatumType::Bool);
+                let folds = plain && bytes(value) <= CONST_FOLD_MEM_BUDGET;
                 folds.then(|| value.clone().into_tvalue())
             };
             let Some(inputs) = node.inputs.iter().map(known).collect::<Option<TVec<_>>>() else { continue };
