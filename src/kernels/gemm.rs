@@ -86,6 +86,8 @@ impl Walk {
 pub enum Right<'m> {
     /// Packed in panels of 16 columns: see [`packed_len`](crate::program::packed_len).
     Packed(Src<'m, f32>),
+    /// The same, and a matrix so many elements on is multiplied next: it is fetched meanwhile.
+    Series(Src<'m, f32>, usize),
     /// Row-major, rows this many elements apart. Vector loads may reach up to
     /// [`SLACK`](crate::program::SLACK) bytes past its last element.
     InPlace(Src<'m, f32>, usize),
@@ -149,7 +151,7 @@ impl Product<'_> {
         assert!(c.len() >= elements);
         e.assert_holds(n, elements);
         let panels = match self.b {
-            Right::Packed(b) => {
+            Right::Packed(b) | Right::Series(b, _) => {
                 assert!(b.len() >= n.div_ceil(PANEL) * PANEL * k);
                 Panels { pointer: b.pointer(), step: PANEL, panel: PANEL * k }
             }
@@ -158,7 +160,8 @@ impl Product<'_> {
                 Panels { pointer: b.pointer(), step: row, panel: PANEL }
             }
         };
-        let packed = matches!(self.b, Right::Packed(_));
+        let packed = !matches!(self.b, Right::InPlace(..));
+        let series = if let Right::Series(_, next) = self.b { next } else { 0 };
         if units.is_empty() {
             return;
         }
@@ -183,6 +186,7 @@ impl Product<'_> {
             part.fetch = match (cut.small, packed) {
                 _ if !HOST => Fetch::Nothing,
                 (true, _) if 4 * m * k > FAR => Fetch::Rows(rows * a_row),
+                (true, _) if series > 0 => Fetch::ahead(series, at.tile - at.first, at.end - at.first),
                 (false, true) if m == 1 && 4 * n * k >= STREAM => Fetch::Stream,
                 // Up to three rows take others as fast as the hardware sees them coming.
                 (false, true) if m > 3 => Fetch::panel(at.tile - at.first, at.end - at.first),

@@ -76,6 +76,9 @@ pub(super) enum Fetch {
     /// A share of the panel after this one, the first time that large weights are walked: all of it in one tile would ask
     /// for more bytes than the core gets from memory in that time.
     Panel(Share),
+    /// A share of the panels so many elements after this tile's: those of the matrix that comes next, where weights are many small
+    /// ones. Panels of a few kilobytes end before the hardware has seen where they lead.
+    Ahead(usize, Share),
     /// What a single row is about to read of its panels, past the caches: so much that none of it is there the next time.
     Stream,
     /// The rows so many elements after this tile's, a share with each of its panels: those of the next tile, where the left
@@ -86,16 +89,25 @@ pub(super) enum Fetch {
 /// One of so many shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
-    turn: usize,
-    of: usize,
+    turn: u16,
+    of: u16,
 }
 
 impl Fetch {
     /// The next panel, spread over the first tiles of rows: this is number `tile`, of `tiles`.
     pub(super) fn panel(tile: usize, tiles: usize) -> Fetch {
-        let of = tiles.min(MOST_SHARES);
-        if tile < of { Fetch::Panel(Share { turn: tile, of }) } else { Fetch::Nothing }
+        share(tile, tiles).map_or(Fetch::Nothing, Fetch::Panel)
     }
+
+    /// The same panels of the matrix so many elements on, likewise.
+    pub(super) fn ahead(elements: usize, tile: usize, tiles: usize) -> Fetch {
+        share(tile, tiles).map_or(Fetch::Nothing, |share| Fetch::Ahead(elements, share))
+    }
+}
+
+fn share(tile: usize, tiles: usize) -> Option<Share> {
+    let of = tiles.min(MOST_SHARES);
+    (tile < of).then_some(Share { turn: tile as u16, of: of as u16 })
 }
 
 /// Tiles that the fetching of a panel is spread over; from here on it is slow enough.
@@ -282,15 +294,15 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
                 }
             }
         }
-        let (burst, share) = match block.fetch {
-            Fetch::Panel(share) => (burst::<V>(), share),
+        let (burst, turn, of) = match block.fetch {
+            Fetch::Panel(share) | Fetch::Ahead(_, share) => (burst::<V>(), share.turn as usize, share.of as usize),
             _ => {
                 let of = (block.end - block.first).div_ceil(W * V::LANES);
-                (LINE, Share { turn: (column - block.first) / (W * V::LANES), of })
+                (LINE, (column - block.first) / (W * V::LANES), of)
             }
         };
         // Bursts of the depth before the next one in which a share of what is fetched is due.
-        let mut until = share.turn;
+        let mut until = turn;
         for segment in 0..block.segments {
             let mut a = [core::ptr::null(); R];
             for (r, a) in a.iter_mut().enumerate() {
@@ -310,21 +322,22 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
                     depth_step(&mut acc[0], a, i, b, panel);
                     b = b.wrapping_add(step);
                 }
-            } else if V::PREFETCHES && matches!(block.fetch, Fetch::Panel(_) | Fetch::Rows(_)) {
+            } else if V::PREFETCHES && matches!(block.fetch, Fetch::Panel(_) | Fetch::Ahead(..) | Fetch::Rows(_)) {
                 let mut i = 0;
                 while i < block.depth {
                     let n = burst.min(block.depth - i);
                     accumulate(&mut acc, a, i..i + n, b, step, panel);
                     if until == 0 {
-                        until = share.of;
+                        until = of;
                         if let Fetch::Rows(after) = block.fetch {
                             // A burst of the depth is one line of each row.
                             a.iter().for_each(|a| V::prefetch(a.wrapping_add(i + after)));
                         } else {
                             // As many panels as the tile takes at a time.
                             let panels = const { (W * V::LANES).div_ceil(PANEL) };
-                            for next in panels..2 * panels {
-                                let next = b.wrapping_add(panel * next);
+                            let after = if let Fetch::Ahead(after, _) = block.fetch { after } else { panels * panel };
+                            for next in 0..panels {
+                                let next = b.wrapping_add(after + panel * next);
                                 (0..n).for_each(|i| V::prefetch(next.wrapping_add(i * step)));
                             }
                         }

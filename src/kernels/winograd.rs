@@ -245,21 +245,22 @@ pub fn conv<B: Backend>(
     // Blocks as equal as can be, of whole tiles of rows.
     let whole = all.part(units.start, units.end).all_rows() <= most;
     let blocks = if whole { 1 } else { units.len().div_ceil((most / all.rows(0).1).max(1)) };
-    for block in 0..blocks {
+    for number in 0..blocks {
         let unit = |block: usize| units.start + block * units.len() / blocks;
-        let cut = all.part(unit(block), unit(block + 1));
-        let (first, tiles) = (all.rows(unit(block)).0, cut.all_rows());
+        let cut = all.part(unit(number), unit(number + 1));
+        let (first, tiles) = (all.rows(unit(number)).0, cut.all_rows());
         let channels = (channels.start, channels.end);
         let block = Block { g, scheme, x, first, tiles, channels, strides, zeros: scratch.src(), inputs, products, target };
         B::launch(ToPoints(block));
         for point in 0..points {
+            let b = w.from(point * matrix + channels.0 * in_c);
             let product = Product {
                 m: tiles,
                 n: channels.1 - channels.0,
                 k: in_c,
                 a: inputs.from(point * point_stride(tiles, strides.input)).src(),
                 a_row: strides.input,
-                b: Right::Packed(w.from(point * matrix + channels.0 * in_c)),
+                b: if number == 0 { Right::Series(b, matrix) } else { Right::Packed(b) },
                 c: products.from(point * point_stride(tiles, strides.product)),
                 c_row: strides.product,
                 epilogue: &Epilogue::NONE,
