@@ -65,12 +65,12 @@ mod owned {
             Memory::Heap(alloc::vec![0u8; len])
         }
 
-        /// Asks for huge pages from here on: for what is left at the end only if it fills half of one.
+        /// Asks for huge pages from here on, but for what would not fill one at the end.
         #[cfg(all(feature = "std", target_os = "linux"))]
         fn huge(&self, start: usize, len: usize) {
             if len >= HUGE
                 && let Memory::Mapped(map) = self
-                && let Err(error) = map.advise_range(memmap2::Advice::HugePage, start, (len + HUGE / 2) / HUGE * HUGE)
+                && let Err(error) = map.advise_range(memmap2::Advice::HugePage, start, len / HUGE * HUGE)
             {
                 log::debug!("no huge pages: {error}");
             }
@@ -120,10 +120,8 @@ mod owned {
             assert!(alignment.is_power_of_two());
             // Systems need not start a mapping where a huge page could be: up to two of them would be small pages then.
             #[cfg(feature = "std")]
-            let (alignment, more) = if len >= HUGE { (alignment.max(HUGE), HUGE / 2) } else { (alignment, 0) };
-            #[cfg(not(feature = "std"))]
-            let more = 0;
-            let memory = Memory::zeroed(len + more + alignment - 1, all_written);
+            let alignment = if len >= HUGE { alignment.max(HUGE) } else { alignment };
+            let memory = Memory::zeroed(len + alignment - 1, all_written);
             let start = memory.as_ptr().align_offset(alignment);
             #[cfg(all(feature = "std", target_os = "linux"))]
             memory.huge(start, len);
