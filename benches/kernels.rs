@@ -80,10 +80,12 @@ impl Case {
         let model = Model { programs: vec![draft], weights, metadata: vec![] };
         let built = build(model, &Options::default()).expect("an op whose operands fit");
         let image = Arc::new(OwnedImage::new(Box::new(built.image), false, None).expect("an image"));
-        let derived = if self.derived { derive::image(&image.image(), false) } else { Derived::default() };
+        let derived = derive::image(&image.image(), isa, false).expect("an instruction set that was detected");
+        let derived = if self.derived { derived } else { Derived::default() };
         assert!(self.derived != derived.weights.is_empty(), "{}: no weights were derived", self.name);
         let set = ops::set(isa).expect("an instruction set that was detected");
         let mut session = OwnedSession::new(image, None, set, derived).expect("a session");
+        session.derive();
         for i in 0..session.program().inputs().count() {
             let input = session.input::<f32>(i).expect("an input");
             input.iter_mut().enumerate().for_each(|(i, x)| *x = number(i));

@@ -155,8 +155,9 @@
 //!   `kiln inspect` and stops `kiln compile`; nothing falls back in silence.
 //! * **One algorithm over a vector trait**, compiled for each instruction set and chosen once, when a session is made. The scalar
 //!   path is the reference; a portable vector of 16 lanes tests what wide registers will do.
-//! * **Winograd weights are derived, not stored**: a host computes them when it makes a session. They are up to four times as
-//!   large, and a device never wants them. The scalar path takes the direct sums.
+//! * **Winograd weights are derived, not stored**: they are up to four times as large, and a device never wants them. A host's first
+//!   run transforms them as it multiplies, the second one writes and keeps them, so that a single answer does not wait for memory that
+//!   it would read once. Both are one kernel, with the same bits. The scalar path takes the direct sums.
 //!
 //! # What is not there
 //!

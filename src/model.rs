@@ -4,7 +4,7 @@
 
 use crate::ModelError;
 use crate::exec::MOST_THREADS;
-use crate::exec::owned::{Derived, OwnedImage, OwnedSession};
+use crate::exec::owned::{OwnedImage, OwnedSession};
 use crate::image::Program;
 use crate::image::layout::MAGIC;
 use crate::kernels::Isa;
@@ -50,8 +50,8 @@ pub struct Options {
     /// Threads that a session of [`Model::session`] and [`Model::session_for`] runs on, from 1 to [`MOST_THREADS`]; answers have
     /// the same bits whatever their number. See [`Session::with_threads`](crate::Session::with_threads).
     pub threads: usize,
-    /// Sessions keep no transformed weights beside those of the image: less memory (by up to four times the weights of 3x3
-    /// convolutions, 1.44 times those of 5x5 ones), at the price of time. What the import of an ONNX file freed goes back to the
+    /// Sessions keep no transformed weights beside those of the image, but transform them anew in every run: less memory (by up to
+    /// four times the weights of 3x3 convolutions, 1.44 times those of 5x5 ones), at the price of time. What the import of an ONNX file freed goes back to the
     /// system before its weights are packed.
     pub lean: bool,
     /// The weights of an image are compared with their checksum when it is opened, which reads all of them. Without, damaged
@@ -173,14 +173,13 @@ impl Compiled {
     }
 
     /// A session, of the program of this name or else of [`Compiled::program`]. Weights that only a host has
-    /// ([`derive`](plan::derive)) are derived here, for all programs, unless it is to be `lean`.
+    /// ([`derive`](plan::derive)) are derived by its second run, for all programs, unless it is to be `lean`.
     ///
     /// # Errors
     /// [`ModelError::Core`] when there is no such program, or `isa` is not available.
     pub fn session(&self, program: Option<&str>, isa: Isa, lean: bool) -> Result<OwnedSession, ModelError> {
         let set = ops::set(isa)?;
-        // The scalar path is the reference: it takes the direct sums.
-        let derived = if isa == Isa::Scalar { Derived::default() } else { plan::derive::image(&self.image.image(), lean) };
+        let derived = plan::derive::image(&self.image.image(), isa, lean)?;
         let program = program.unwrap_or_else(|| self.program().name());
         Ok(OwnedSession::new(self.image.clone(), Some(program), set, derived)?)
     }

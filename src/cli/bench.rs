@@ -69,6 +69,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
     session.load(&inputs)?;
     session.run()?;
     let open = start.elapsed();
+    session.derive();
     if let Some(dir) = &args.serve {
         return serve(&mut session, &inputs, dir, &format!("ready open_ns={} base_kb={base}", open.as_nanos()), out);
     }

@@ -160,6 +160,11 @@ impl Session {
         Ok(self.session.run()?)
     }
 
+    /// Makes ready what a second run would begin with.
+    pub fn derive(&mut self) {
+        self.session.derive();
+    }
+
     /// Ops of a run.
     pub fn ops(&self) -> usize {
         self.compiled.report.programs.first().map_or(0, |p| p.ops.len())

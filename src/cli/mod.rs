@@ -118,7 +118,7 @@ struct HostArgs {
     /// Number of threads that share large ops; answers are the same whatever it is
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_THREADS as i64))]
     threads: u32,
-    /// Keep no transformed weights beside the model's: less memory, slower 3x3 and 5x5 convolutions
+    /// Keep no transformed weights beside the model's, transform them in every run: less memory, slower 3x3 and 5x5 convolutions
     #[arg(long)]
     lean: bool,
 }

@@ -26,7 +26,7 @@ pub struct Context<'m> {
     weights: *const u8,
     arena: *mut u8,
     scratch: Scratch,
-    /// Weights that a host derived when it opened the image, per op of the program; empty: none.
+    /// Weights that a host derived, per op of the program; empty: none.
     derived: &'m [Option<&'m [f32]>],
     externs: Option<&'m dyn Externs>,
     /// Units to evaluate.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::context::Scratch;
-use super::pool::Pool;
+use super::pool::{MOST_PARTS, Pool};
 use crate::aligned::AlignedBytes;
 use crate::error::{Error, Result};
 use crate::image::{OpView, Program};
@@ -53,6 +53,13 @@ impl Crew {
     /// Whether an op is worth sharing.
     pub fn shares(&self, op: u32) -> bool {
         self.shares.get(op as usize).copied().unwrap_or(false)
+    }
+
+    /// Calls `work` for each of so many parts, on all threads.
+    pub fn each(&mut self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        for first in (0..parts).step_by(MOST_PARTS) {
+            self.pool.run(MOST_PARTS.min(parts - first), &|_, part| work(first + part));
+        }
     }
 
     /// Evaluates units on all threads: `evaluate` is given ranges of them, and scratch memory as long as `own`, which is the

@@ -6,6 +6,7 @@ use crate::aligned::AlignedBytes;
 use crate::error::{Error, Kind, Result};
 use crate::image::{Image, Program};
 use crate::ops::{Entry, Externs};
+use crate::program::Conv;
 use crate::tensor::{Element, Shape};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -17,16 +18,34 @@ use zerocopy::FromBytes;
 /// The bytes of an image: built in memory, or mapped.
 pub type Bytes = Box<dyn AsRef<[u8]> + Send + Sync>;
 
-/// What a host adds to the programs of an image to run them faster.
+/// What a host adds to the programs of an image to run them faster: [`derive`](crate::plan::derive) finds it out.
 #[derive(Clone, Debug, Default)]
 pub struct Derived {
-    /// All derived weights, in memory of their own.
-    pub memory: Option<Arc<AlignedBytes>>,
-    /// Per program, where the weights derived for each of its ops lie in there, in bytes: an entry per op, or none at all.
-    /// Programs may share them.
+    /// Bytes of all derived weights, which have memory of their own.
+    pub bytes: usize,
+    /// Per program, where the weights derived for each of its ops lie in there: an entry per op, or none at all. Programs may share
+    /// them.
     pub weights: Vec<Vec<Option<Range<usize>>>>,
+    /// What is to be written there.
+    pub jobs: Vec<Job>,
+    /// Writes a convolution's, from its plain weights.
+    pub write: Option<Write>,
     /// Bytes of scratch memory beside the arena's.
     pub scratch: usize,
+}
+
+/// Writes what is derived from a convolution's plain weights.
+pub type Write = fn(&Conv, &[f32], &mut [f32]);
+
+/// The derived weights of a convolution.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The convolution.
+    pub record: Conv,
+    /// Where its plain weights lie among the image's, in bytes.
+    pub from: Range<usize>,
+    /// Where the derived ones lie, in bytes: apart from those of other jobs.
+    pub to: Range<usize>,
 }
 
 /// Derived weights as a session of one program takes them.
@@ -81,11 +100,30 @@ impl OwnedImage {
 pub struct OwnedSession {
     // Dropped in this order: the session before what it points to.
     session: Session<'static>,
+    /// Of each program, what is lent to the session: nothing yet, before weights are derived.
     lent: Box<[Lent]>,
-    _derived: Derived,
+    derived: Derived,
+    weights: AlignedBytes,
+    /// Whether a run has been made, and whether weights have been derived.
+    ran: bool,
+    ready: bool,
     _arena: AlignedBytes,
     _scratch: AlignedBytes,
     image: Arc<OwnedImage>,
+    /// The session's program.
+    number: usize,
+}
+
+/// An address that threads write to at places of their own.
+struct Shared(*mut u8);
+
+// SAFETY: it is an address; whoever writes there sees to it that nobody else does.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.0.wrapping_add(offset)
+    }
 }
 
 impl fmt::Debug for OwnedSession {
@@ -96,7 +134,7 @@ impl fmt::Debug for OwnedSession {
 
 impl OwnedSession {
     /// A session of a program; its state is zero. The arena is large enough for every program of the image. This allocates;
-    /// running does not.
+    /// running does not. What can be derived is derived by the [second run](OwnedSession::run).
     ///
     /// # Errors
     /// As [`Session::of`]; [`Kind::NotFound`] when there is no such program.
@@ -108,26 +146,21 @@ impl OwnedSession {
         let Some(program) = image.image.programs().nth(number) else { return Err(no_program()) };
         let mut arena = AlignedBytes::zeroed(image.image.arena_bytes(), program.alignment().max(64));
         let mut more = AlignedBytes::zeroed(derived.scratch, 64);
-        let memory = derived.memory.as_ref().map_or(&[][..], |memory| &memory[..]);
-        let lend = |place: &Option<Range<usize>>| {
-            let weights = <[f32]>::ref_from_bytes(memory.get(place.clone()?)?).ok()?;
-            // SAFETY: the memory is neither moved nor changed while `derived` is kept.
-            Some(unsafe { core::slice::from_raw_parts(weights.as_ptr(), weights.len()) })
-        };
-        let lent: Box<[Lent]> = derived.weights.iter().map(|ops| ops.iter().map(lend).collect()).collect();
-        // SAFETY: `lent` is kept unchanged beside the session.
-        let view = unsafe { lent_to(&lent, number) };
+        // Its pages stay untouched until weights are derived.
+        let weights = AlignedBytes::zeroed(derived.bytes, 64);
+        let lent: Box<[Lent]> = derived.weights.iter().map(|ops| ops.iter().map(|_| None).collect()).collect();
         // SAFETY: the boxed extern ops live as long as the image, which the session keeps.
         let externs = image.externs.as_deref().map(|e| unsafe { &*core::ptr::from_ref::<dyn Externs>(e) });
         // SAFETY: the arena lies on the heap, stays as long as the session, and is touched through the session alone.
         let memory: &'static mut [u8] = unsafe { core::slice::from_raw_parts_mut(arena.as_mut_ptr(), arena.len()) };
-        let mut session = Session::of(program, set, memory, Host { externs, derived: view })?;
+        let mut session = Session::of(program, set, memory, Host { externs, derived: &[] })?;
         if derived.scratch > 0 {
             // SAFETY: as the arena.
             let memory: &'static mut [u8] = unsafe { core::slice::from_raw_parts_mut(more.as_mut_ptr(), more.len()) };
             session = session.with_scratch(memory)?;
         }
-        Ok(OwnedSession { session, lent, _derived: derived, _arena: arena, _scratch: more, image })
+        let (ran, ready) = (false, derived.jobs.is_empty());
+        Ok(OwnedSession { session, lent, derived, weights, ran, ready, _arena: arena, _scratch: more, image, number })
     }
 
     /// Goes over to another program of the image, by its name: the same network at another size, for instance. All inputs are to
@@ -151,9 +184,50 @@ impl OwnedSession {
 
     fn choose_number(&mut self, number: usize) -> Result<()> {
         let program = self.image.image.programs().nth(number).ok_or_else(no_program)?;
-        // SAFETY: `lent` is kept unchanged beside the session.
-        let derived = unsafe { lent_to(&self.lent, number) };
-        self.session.choose_with(program, derived)
+        self.session.choose(program)?;
+        self.number = number;
+        self.lend();
+        Ok(())
+    }
+
+    /// Whether [`derive`](OwnedSession::derive) has nothing left to do, and had something.
+    pub fn has_derived(&self) -> bool {
+        self.ready && !self.derived.jobs.is_empty()
+    }
+
+    /// Derives weights now, as the second [`run`](OwnedSession::run) does otherwise: for whoever wants even that one to be fast, or
+    /// runs in slices only. It does not allocate, but memory that was set aside for them becomes resident.
+    pub fn derive(&mut self) {
+        let Some(write) = self.derived.write.filter(|_| !self.ready) else { return };
+        let (jobs, plain) = (&self.derived.jobs, self.session.program().weights());
+        let all = Shared(self.weights.as_mut_ptr());
+        self.session.each(jobs.len(), &|i| {
+            let Job { record, from, to } = &jobs[i];
+            let Some(plain) = plain.get(from.clone()).and_then(|bytes| <[f32]>::ref_from_bytes(bytes).ok()) else { return };
+            // SAFETY: jobs' places lie in the memory, aligned, apart from each other, and no session has been given them so far.
+            let to = unsafe { core::slice::from_raw_parts_mut(all.at(to.start).cast(), to.len() / 4) };
+            write(record, plain, to);
+        });
+        for (lent, places) in self.lent.iter_mut().zip(&self.derived.weights) {
+            for (lent, place) in lent.iter_mut().zip(places) {
+                let of = |place: &Range<usize>| {
+                    let weights = <[f32]>::ref_from_bytes(self.weights.get(place.clone())?).ok()?;
+                    // SAFETY: the memory is neither moved nor written to from now on, as long as the session lives.
+                    Some(unsafe { core::slice::from_raw_parts(weights.as_ptr(), weights.len()) })
+                };
+                *lent = place.as_ref().and_then(of);
+            }
+        }
+        self.ready = true;
+        self.lend();
+    }
+
+    /// Gives the session what has been derived for its program.
+    fn lend(&mut self) {
+        if let Some(lent) = self.lent.get(self.number).filter(|_| self.ready) {
+            // SAFETY: it is kept unchanged beside the session.
+            self.session.take_derived(unsafe { core::slice::from_raw_parts(lent.as_ptr(), lent.len()) });
+        }
     }
 
     /// See [`Session::with_threads`].
@@ -226,15 +300,20 @@ impl OwnedSession {
         self.session.output_dims(key)
     }
 
-    /// See [`Session::run`].
+    /// See [`Session::run`]. The first run transforms weights as it multiplies by them, where that is called for; the second one
+    /// begins by [deriving](OwnedSession::derive) them, unless the session is to be lean, and takes longer. Answers have the same bits.
     ///
     /// # Errors
     /// As [`Session::run`].
     pub fn run(&mut self) -> Result<()> {
+        if self.ran {
+            self.derive();
+        }
+        self.ran = true;
         self.session.run()
     }
 
-    /// See [`Session::run_slice`].
+    /// See [`Session::run_slice`]. No slice [derives](OwnedSession::derive) weights.
     ///
     /// # Errors
     /// As [`Session::run`].
@@ -254,16 +333,4 @@ fn no_program() -> Error {
 
 fn number_of(image: &Image<'_>, name: &str) -> Result<usize> {
     image.programs().position(|program| program.name() == name).ok_or_else(no_program)
-}
-
-/// What is lent to the program of this number: nothing, if nothing was derived for it.
-///
-/// # Safety
-/// `lent` outlives what is returned, and does not change meanwhile.
-unsafe fn lent_to(lent: &[Lent], number: usize) -> &'static [Option<&'static [f32]>] {
-    match lent.get(number) {
-        // SAFETY: the caller's promise.
-        Some(ops) => unsafe { core::slice::from_raw_parts(ops.as_ptr(), ops.len()) },
-        None => &[],
-    }
 }

@@ -256,20 +256,31 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Kind::ArenaTooSmall`], [`Kind::Alignment`], [`Kind::MissingOp`], [`Kind::Extern`]; the session stays with its program.
     pub fn choose(&mut self, program: Program<'a>) -> Result<()> {
-        self.choose_with(program, &[])
-    }
-
-    /// As [`Session::choose`], with weights that were derived for this program's ops.
-    pub(super) fn choose_with(&mut self, program: Program<'a>, derived: &'a [Option<&'a [f32]>]) -> Result<()> {
         fits(&program, &self.entries, self.arena, self.arena_bytes, self.host.externs.is_some())?;
         #[cfg(feature = "std")]
         if let Some(crew) = &mut self.crew {
             crew.follow(program);
         }
         self.program = program;
-        self.host.derived = derived;
+        self.host.derived = &[];
         self.reset();
         Ok(())
+    }
+
+    /// Takes weights that were derived for this program's ops: of one entry per op.
+    #[cfg(feature = "alloc")]
+    pub(super) fn take_derived(&mut self, derived: &'a [Option<&'a [f32]>]) {
+        self.host.derived = derived;
+    }
+
+    /// Calls `work` for each of so many parts, on all threads of the session.
+    #[cfg(feature = "alloc")]
+    pub(super) fn each(&mut self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        #[cfg(feature = "std")]
+        if let Some(crew) = self.crew.as_deref_mut() {
+            return crew.each(parts, work);
+        }
+        (0..parts).for_each(work);
     }
 
     /// Its program.

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::epilogue::{Epilogue, Target};
-use super::tile::{Fetch, PANEL, Panels, RowBlock};
+use super::tile::{Ahead, Fetch, PANEL, Panels, RowBlock};
 use super::{Backend, Dst, HOST, Src};
 use crate::program::{Cut, Tile};
 use core::ops::Range;
@@ -86,8 +86,8 @@ impl Walk {
 pub enum Right<'m> {
     /// Packed in panels of 16 columns: see [`packed_len`](crate::program::packed_len).
     Packed(Src<'m, f32>),
-    /// The same, and a matrix so many elements on is multiplied next: it is fetched meanwhile.
-    Series(Src<'m, f32>, usize),
+    /// The same, and what is read next is fetched meanwhile, column for column.
+    Series(Src<'m, f32>, Ahead),
     /// Row-major, rows this many elements apart. Vector loads may reach up to
     /// [`SLACK`](crate::program::SLACK) bytes past its last element.
     InPlace(Src<'m, f32>, usize),
@@ -161,7 +161,7 @@ impl Product<'_> {
             }
         };
         let packed = !matches!(self.b, Right::InPlace(..));
-        let series = if let Right::Series(_, next) = self.b { next } else { 0 };
+        let series = if let Right::Series(_, next) = self.b { Some(next) } else { None };
         if units.is_empty() {
             return;
         }
@@ -183,13 +183,13 @@ impl Product<'_> {
             }
             part.table = table.as_ptr();
             part.target.move_to(start, row * c_row);
-            part.fetch = match (cut.small, packed) {
+            part.fetch = match (cut.small, packed, series) {
                 _ if !HOST => Fetch::Nothing,
-                (true, _) if 4 * m * k > FAR => Fetch::Rows(rows * a_row),
-                (true, _) if series > 0 => Fetch::ahead(series, at.tile - at.first, at.end - at.first),
-                (false, true) if m == 1 && 4 * n * k >= STREAM => Fetch::Stream,
+                (true, ..) if 4 * m * k > FAR => Fetch::Rows(rows * a_row),
+                (true, _, Some(next)) => Fetch::ahead(next, at.tile - at.first, at.end - at.first),
+                (false, true, _) if m == 1 && 4 * n * k >= STREAM => Fetch::Stream,
                 // Up to three rows take others as fast as the hardware sees them coming.
-                (false, true) if m > 3 => Fetch::panel(at.tile - at.first, at.end - at.first),
+                (false, true, _) if m > 3 => Fetch::panel(at.tile - at.first, at.end - at.first),
                 _ => Fetch::Nothing,
             };
             B::row_block(&part);

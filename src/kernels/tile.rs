@@ -76,14 +76,23 @@ pub(super) enum Fetch {
     /// A share of the panel after this one, the first time that large weights are walked: all of it in one tile would ask
     /// for more bytes than the core gets from memory in that time.
     Panel(Share),
-    /// A share of the panels so many elements after this tile's: those of the matrix that comes next, where weights are many small
-    /// ones. Panels of a few kilobytes end before the hardware has seen where they lead.
-    Ahead(usize, Share),
+    /// A share of other panels, as many as this tile's: those that come next, where weights are many small matrices. Panels of a few
+    /// kilobytes end before the hardware has seen where they lead.
+    Ahead(Ahead, Share),
     /// What a single row is about to read of its panels, past the caches: so much that none of it is there the next time.
     Stream,
     /// The rows so many elements after this tile's, a share with each of its panels: those of the next tile, where the left
     /// operand is too large to be in a cache.
     Rows(usize),
+}
+
+/// Panels to be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Elements from the first panel that is multiplied to the first of these, wrapping.
+    pub after: usize,
+    /// Elements between these.
+    pub panel: usize,
 }
 
 /// One of so many shares.
@@ -99,9 +108,9 @@ impl Fetch {
         share(tile, tiles).map_or(Fetch::Nothing, Fetch::Panel)
     }
 
-    /// The same panels of the matrix so many elements on, likewise.
-    pub(super) fn ahead(elements: usize, tile: usize, tiles: usize) -> Fetch {
-        share(tile, tiles).map_or(Fetch::Nothing, |share| Fetch::Ahead(elements, share))
+    /// Those panels, likewise.
+    pub(super) fn ahead(next: Ahead, tile: usize, tiles: usize) -> Fetch {
+        share(tile, tiles).map_or(Fetch::Nothing, |share| Fetch::Ahead(next, share))
     }
 }
 
@@ -335,9 +344,14 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
                         } else {
                             // As many panels as the tile takes at a time.
                             let panels = const { (W * V::LANES).div_ceil(PANEL) };
-                            let after = if let Fetch::Ahead(after, _) = block.fetch { after } else { panels * panel };
-                            for next in 0..panels {
-                                let next = b.wrapping_add(after + panel * next);
+                            let mut next = Ahead { after: panels * panel, panel };
+                            if let Fetch::Ahead(other, _) = block.fetch {
+                                // Columns before this tile's lie as much further on as those panels are further apart.
+                                let after = other.after.wrapping_add(column / PANEL * other.panel.wrapping_sub(panel));
+                                next = Ahead { after, ..other };
+                            }
+                            for i in 0..panels {
+                                let next = b.wrapping_add(next.after).wrapping_add(next.panel * i);
                                 (0..n).for_each(|i| V::prefetch(next.wrapping_add(i * step)));
                             }
                         }

@@ -28,15 +28,15 @@ fn eval<B: Backend, const GROUPED: bool>(context: &Context<'_>, op: &Op<'_>) -> 
     let made = epilogue_of::<B>(context, op, &record.epilogue, 1.0);
     let epilogue = made.as_ref().map_err(|&e| e)?; // in place: no second one on the stack
     let (x, w, y) = (context.input(op, 0), context.input(op, 1), context.output(op, 0));
-    // Devices have no derived weights, and firmware links no code for them.
+    // Devices give no scratch memory beside the arena's, and firmware links no code for this.
     #[cfg(feature = "alloc")]
-    if let Some(derived) = context.derived(op)
-        && let Some(scheme) = winograd::Scheme::of(record)
-        && derived.len() >= scheme.weights(record)
-        && context.scratch::<f32>().len() >= scheme.scratch(record)
-    {
-        let count = winograd::conv::<B>(record, scheme, x, derived, y, *epilogue, context.scratch(), context.range());
-        return Ok(Units::any(count));
+    if let Some(scheme) = winograd::Scheme::of(record) {
+        let derived = context.derived(op).filter(|derived| derived.len() >= scheme.weights(record));
+        if context.scratch::<f32>().len() >= scheme.scratch(record, derived.is_some()) {
+            let w = derived.map_or(winograd::Weights::Plain(w), winograd::Weights::Derived);
+            let count = winograd::conv::<B>(record, scheme, x, w, y, *epilogue, context.scratch(), context.range());
+            return Ok(Units::any(count));
+        }
     }
     #[cfg(feature = "alloc")]
     if shallow::suits(record) && context.scratch::<f32>().len() >= shallow::scratch(record) {

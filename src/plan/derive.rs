@@ -1,75 +1,68 @@
-//! Weights that a host derives from an image's when it opens it: Winograd forms of 3x3 and 5x5 convolutions.
+//! What a host adds to an image to run it faster: Winograd forms of the weights of 3x3 and 5x5 convolutions, and scratch memory.
 //!
-//! They are up to four times the size of the plain panels and take milliseconds to compute, so they are not in the image,
-//! and devices never have them. A host calls [`image()`] once, and gives what it returns to each session
-//! ([`OwnedSession::new`](crate::exec::owned::OwnedSession::new)). Without derived weights, or without the scratch memory, an
-//! op runs on the plain panels.
+//! Such weights are up to four times the size of the plain panels, so they are not in the image, and devices never have them. A host
+//! calls [`image()`], and gives what it returns to a session
+//! ([`OwnedSession::new`](crate::exec::owned::OwnedSession::new)), whose second run writes and keeps them. The first one, and all of a
+//! session that is to be lean, transforms weights as they are multiplied: a single answer takes less time than it would to write
+//! them. Without the scratch memory an op takes direct sums.
 
-use super::parallel;
-use crate::aligned::AlignedBytes;
-use crate::exec::owned::Derived;
+use crate::error::{Error, Kind, Result};
+use crate::exec::owned::{Derived, Job, Write};
 use crate::image::layout::Place;
 use crate::image::{Image, OpView, Program};
-use crate::kernels::shallow;
-use crate::kernels::winograd::Scheme;
-use crate::program::{self, Conv, OpKind, PANEL, packed_len};
-use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::sync::Arc;
+use crate::kernels::winograd::{self, Scheme};
+use crate::kernels::{Isa, shallow};
+use crate::program::{self, Conv, OpKind};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use zerocopy::FromBytes;
+use core::ops::Range;
 
-/// The derived weights of the programs of an image, and the bytes of scratch memory that a session needs to use them, and
-/// others' faster ways; nothing and 0 where there are none. Programs that share a weight share what is derived. A `lean` one
-/// derives no weights.
-pub fn image(image: &Image<'_>, lean: bool) -> Derived {
+/// The derived weights of the programs of an image on an instruction set, and the bytes of scratch memory that a session needs to
+/// use them, and others' faster ways; nothing and 0 where there are none. Programs that share a weight share what is derived. A
+/// `lean` one derives no weights.
+///
+/// # Errors
+/// [`Kind::Isa`] when this build has no kernels for the instruction set.
+pub fn image(image: &Image<'_>, isa: Isa, lean: bool) -> Result<Derived> {
+    // The scalar path is the reference: it takes the direct sums.
+    if isa == Isa::Scalar {
+        return Ok(Derived::default());
+    }
+    let write: Write = crate::with_backend!(isa, B => |g, w, to| {
+        if let Some(scheme) = Scheme::of(g) {
+            winograd::derive::<B>(g, scheme, w, to);
+        }
+    }, else {
+        return Err(Error::new(Kind::Isa, "this build has no kernels for the instruction set that was asked for"));
+    });
     let scratch = image.programs().map(|program| {
         let best = program.ops().map(|op| host_scratch(op.kind, op.attributes, lean)).max().unwrap_or(0);
         if best > program.scratch_bytes() as u64 { best as usize } else { 0 }
     });
-    let scratch = scratch.max().unwrap_or(0);
+    let mut derived = Derived { scratch: scratch.max().unwrap_or(0), write: Some(write), ..Derived::default() };
     if lean {
-        return Derived { scratch, ..Derived::default() };
-    }
-    // Which weights are derived, each once, and where they serve.
-    let mut wanted: BTreeMap<Key, (OpView<'_>, &[f32])> = BTreeMap::new();
-    for program in image.programs() {
-        for op in program.ops() {
-            if let Some((key, packed)) = source(&program, &op) {
-                wanted.entry(key).or_insert((op, packed));
-            }
-        }
-    }
-    if wanted.is_empty() {
-        return Derived { scratch, ..Derived::default() };
+        return Ok(derived);
     }
     // They lie in one piece of memory, which has huge pages then: they are read from end to end in every run.
-    let mut places = BTreeMap::new();
-    let mut bytes = 0;
-    for &key in wanted.keys() {
-        places.insert(key, bytes..bytes + 4 * key.elements);
-        bytes += (4 * key.elements).next_multiple_of(64);
-    }
-    let mut memory = AlignedBytes::to_fill(bytes, 64);
-    let mut left = &mut memory[..];
-    let mut jobs = Vec::new();
-    for (key, (op, packed)) in wanted {
-        let (to, after) = left.split_at_mut((4 * key.elements).next_multiple_of(64));
-        left = after;
-        if let Ok(to) = <[f32]>::mut_from_bytes(&mut to[..4 * key.elements]) {
-            jobs.push((key, op, packed, to));
-        }
-    }
-    // Threads are for what is derived: an image without any opens in less time than one takes to start.
-    let made = parallel::each(jobs, parallel::threads_for(bytes as u64), |(key, op, packed, to)| {
-        weights_to(op.kind, op.attributes, packed, to).map(|()| key)
-    });
-    let made: BTreeSet<Key> = made.into_iter().flatten().collect();
-    let of = |program: Program<'_>| {
-        let known = |op: OpView<'_>| source(&program, &op).map(|s| s.0).filter(|key| made.contains(key));
-        let ops: Vec<_> = program.ops().map(|op| known(op).and_then(|key| places.get(&key).cloned())).collect();
+    let mut places: BTreeMap<Key, Range<usize>> = BTreeMap::new();
+    let mut of = |program: Program<'_>| {
+        let mut place = |op: OpView<'_>| {
+            let (key, record, from) = source(&program, &op)?;
+            let place = places.entry(key).or_insert_with(|| {
+                let to = derived.bytes..derived.bytes + 4 * key.elements;
+                derived.bytes = to.end.next_multiple_of(64);
+                derived.jobs.push(Job { record: *record, from, to: to.clone() });
+                to
+            });
+            Some(place.clone())
+        };
+        let ops: Vec<_> = program.ops().map(&mut place).collect();
         if ops.iter().any(Option::is_some) { ops } else { Vec::new() }
     };
-    Derived { weights: image.programs().map(of).collect(), memory: Some(Arc::new(memory)), scratch }
+    derived.weights = image.programs().map(&mut of).collect();
+    // The largest first, so that threads end at about the same time.
+    derived.jobs.sort_by_key(|job| core::cmp::Reverse(job.to.len()));
+    Ok(derived)
 }
 
 /// What decides derived weights.
@@ -84,67 +77,27 @@ struct Key {
     elements: usize,
 }
 
-/// What an op's derived weights are made of, if it has any.
-fn source<'a>(program: &Program<'a>, op: &OpView<'a>) -> Option<(Key, &'a [f32])> {
+/// What an op's derived weights are made of, if it has any: the record, and where its plain weights lie in the image's.
+fn source<'a>(program: &Program<'a>, op: &OpView<'a>) -> Option<(Key, &'a Conv, Range<usize>)> {
     let record = conv(op.kind, op.attributes)?;
     let elements = Scheme::of(record)?.weights(record);
     let t = program.tensors().get(*op.inputs.get(1)? as usize)?;
-    let bytes = program.weights().get(t.offset as usize..)?.get(..t.bytes as usize)?;
-    let packed = (t.place == Place::Weights as u8).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()?;
-    Some((Key { offset: t.offset, in_c: record.in_c, out_c: record.out_c, kernel: record.kernel_h, elements }, packed))
-}
-
-/// The derived weights of an op, if it has any: of its kind, attributes and weights as the image stores them.
-///
-/// The record must have passed its check against these weights.
-#[cfg(test)]
-pub fn weights(kind: OpKind, attributes: &[u8], packed: &[f32]) -> Option<Vec<f32>> {
-    let record = conv(kind, attributes)?;
-    let mut out = alloc::vec![0.0; Scheme::of(record)?.weights(record)];
-    weights_to(kind, attributes, packed, &mut out)?;
-    Some(out)
-}
-
-/// Channels that are transformed at a time.
-const CHANNELS: usize = 8;
-
-/// Writes the derived weights of an op, if it has any, to zeros: of its kind, attributes and weights as the image stores them.
-///
-/// The record must have passed its check against these weights.
-fn weights_to(kind: OpKind, attributes: &[u8], packed: &[f32], out: &mut [f32]) -> Option<()> {
-    let record = conv(kind, attributes)?;
-    let scheme = Scheme::of(record)?;
-    let (depth, channels, panel) = (record.depth() as usize, record.in_c as usize, PANEL as usize);
-    let matrix = packed_len(channels as u64, record.out_c as u64) as usize;
-    // The points' matrices lie far from each other: some channels are transformed before each gets its part.
-    let mut points = [[[0.0; PANEL as usize]; CHANNELS]; 36];
-    for (p, from) in packed.get(..record.weights() as usize)?.chunks_exact(panel * depth).enumerate() {
-        for first in (0..channels).step_by(CHANNELS) {
-            let some = CHANNELS.min(channels - first);
-            for channel in 0..some {
-                let mut taps = [[0.0; PANEL as usize]; 25];
-                for (tap, to) in taps.iter_mut().enumerate().take(scheme.taps() * scheme.taps()) {
-                    to.copy_from_slice(&from[(tap * channels + first + channel) * panel..][..panel]);
-                }
-                scheme.transform_weights(&taps, |point, values| points[point][channel] = values);
-            }
-            for (point, values) in points.iter().take(scheme.points()).enumerate() {
-                let to = &mut out[point * matrix + (p * channels + first) * panel..][..some * panel];
-                to.copy_from_slice(values[..some].as_flattened());
-            }
-        }
+    if t.place != Place::Weights as u8 {
+        return None;
     }
-    Some(())
+    let from = t.offset as usize..t.offset as usize + t.bytes as usize;
+    Some((Key { offset: t.offset, in_c: record.in_c, out_c: record.out_c, kernel: record.kernel_h, elements }, record, from))
 }
 
-/// Bytes of scratch memory with which an op runs best on a host: what its record asks for, and more for an op that has
-/// derived weights (unless it is `lean`), or copies its map.
+/// Bytes of scratch memory with which an op runs best on a host: what its record asks for, and more for one that takes Winograd's
+/// way (with derived weights unless it is `lean`), or copies its map.
 pub fn host_scratch(kind: OpKind, attributes: &[u8], lean: bool) -> u64 {
     let needed = program::scratch(kind, attributes).unwrap_or(0);
     let Some(g) = conv(kind, attributes) else { return needed };
-    let derived = Scheme::of(g).filter(|_| !lean).map_or(0, |scheme| scheme.scratch(g));
+    let plain = Scheme::of(g).map_or(0, |scheme| scheme.scratch(g, false));
+    let derived = Scheme::of(g).filter(|_| !lean).map_or(0, |scheme| scheme.scratch(g, true));
     let copied = if shallow::suits(g) { shallow::scratch(g) } else { 0 };
-    needed.max(4 * derived.max(copied) as u64)
+    needed.max(4 * plain.max(derived).max(copied) as u64)
 }
 
 fn conv(kind: OpKind, attributes: &[u8]) -> Option<&Conv> {
@@ -156,7 +109,7 @@ fn conv(kind: OpKind, attributes: &[u8]) -> Option<&Conv> {
 
 #[cfg(test)]
 mod tests {
-    use crate::exec::owned::{OwnedImage, OwnedSession};
+    use crate::exec::owned::{Derived, OwnedImage, OwnedSession};
     use crate::kernels::Isa;
     use crate::ops;
     use crate::plan::draft::{Draft, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
@@ -165,9 +118,10 @@ mod tests {
     use crate::tensor::DType;
     use std::sync::Arc;
 
-    /// A session of one convolution gives the same answer with derived weights as without.
+    /// A session of one convolution gives the same answer in its first run as in those that follow, whose weights are derived, on one
+    /// thread or more; a lean one too. Direct sums give nearly the same.
     #[test]
-    fn sessions_use_derived_weights() {
+    fn sessions_derive_weights() {
         let g = Conv {
             batch: 1,
             in_h: 12,
@@ -225,24 +179,40 @@ mod tests {
         let model = Model { programs: vec![draft, other], weights: vec![weight], metadata: Vec::new() };
         let built = build(model, &Options::default()).unwrap();
         let image = Arc::new(OwnedImage::new(Box::new(built.image), true, None).unwrap());
-        let derived = super::image(&image.image(), false);
-        let of = |program: usize| derived.weights[program][0].as_ref().unwrap();
-        assert!(of(0) == of(1) && derived.scratch > 0);
-        let set = ops::set(Isa::detect()).unwrap();
-        let run = |derived| {
-            let mut session = OwnedSession::new(image.clone(), None, set, derived).unwrap();
+        let isa = Isa::detect();
+        let derived = |lean| super::image(&image.image(), isa, lean).unwrap();
+        let of = |program: usize| derived(false).weights[program][0].clone().unwrap();
+        assert!(of(0) == of(1) && derived(false).jobs.len() == 1 && derived(false).scratch > 0);
+        assert!(derived(true).jobs.is_empty() && derived(true).bytes == 0, "a lean one derives nothing");
+        let set = ops::set(isa).unwrap();
+        let run = |session: &mut OwnedSession| {
             for (i, x) in session.input::<f32>("x").unwrap().iter_mut().enumerate() {
                 *x = (i * 31 % 101) as f32 / 101.0 - 0.5;
             }
             session.run().unwrap();
             session.output::<f32>("y").unwrap().to_vec()
         };
-        let nothing = super::image(&image.image(), true);
-        assert!(nothing.weights.is_empty() && nothing.scratch == 0, "a lean one derives nothing");
-        let (plain, winograd) = (run(nothing), run(derived));
-        assert!(plain != winograd, "the derived weights were not used");
-        for (a, b) in plain.iter().zip(&winograd) {
+        let session = |derived| OwnedSession::new(image.clone(), None, set, derived).unwrap();
+        let direct = run(&mut session(Derived::default()));
+        let mut lean = session(derived(true));
+        let winograd = run(&mut lean);
+        assert!(direct != winograd, "Winograd's way was not taken");
+        for (a, b) in direct.iter().zip(&winograd) {
             assert!((a - b).abs() < 2e-5, "{a} and {b}");
+        }
+        assert_eq!(run(&mut lean), winograd);
+        for threads in 1..4 {
+            let session = session(derived(false));
+            #[cfg(feature = "std")]
+            let session = session.with_threads(threads).unwrap();
+            let mut session = session;
+            assert!(!session.has_derived());
+            assert_eq!(run(&mut session), winograd, "first run, {threads} threads");
+            assert!(!session.has_derived());
+            assert_eq!(run(&mut session), winograd, "second run, {threads} threads");
+            assert!(session.has_derived());
+            session.choose("other").unwrap();
+            assert_eq!(run(&mut session), winograd, "another program, {threads} threads");
         }
     }
 }

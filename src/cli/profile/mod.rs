@@ -111,6 +111,7 @@ fn measure(session: &mut Session, inputs: &Inputs, seconds: f64) -> Result<Measu
     let whole = Duration::from_secs_f64(seconds);
     let bar = progress::bar("measuring", Some(whole.as_millis() as u64));
     let mut found = Measured { ops: vec![Vec::new(); session.ops()], ..Measured::default() };
+    session.derive();
     let warm = Instant::now();
     while warm.elapsed() < whole / 10 {
         session.load(inputs)?;

@@ -33,7 +33,8 @@ fn convolutions<B: Backend>() {
         let kernel = pack::Kernel { out_c: g.out_c as usize, group_in_c: g.in_c as usize, kernel_h, kernel_w, groups: 1 };
         let values = Buffer::random((taps * taps * g.in_c * g.out_c) as usize, &mut random);
         kernel.pack(|i| values.values()[i], &mut plain);
-        let derived = derive::weights(OpKind::Conv, g.as_bytes(), &plain).unwrap();
+        let mut derived = vec![0.0; scheme.weights(&g)];
+        winograd::derive::<B>(&g, scheme, &plain, &mut derived);
         let y_len = length(g.batch, g.out_h, g.out_w, g.out_c, g.out_pitch);
         let (bias, residual) = (Buffer::random(g.out_c as usize, &mut random), Buffer::random(y_len, &mut random));
         let e = Epilogue::of(
@@ -44,17 +45,29 @@ fn convolutions<B: Backend>() {
         );
         let (mut want, mut got) = (Buffer::canary(y_len), Buffer::canary(y_len));
         let mut few = Buffer::canary(g.scratch(&[]) as usize / 4);
-        let mut scratch = Buffer::canary(scheme.scratch(&g));
-        assert!(derive::host_scratch(OpKind::Conv, g.as_bytes(), false) >= 4 * scheme.scratch(&g) as u64);
+        let longest = scheme.scratch(&g, true).max(scheme.scratch(&g, false));
+        assert!(derive::host_scratch(OpKind::Conv, g.as_bytes(), false) >= 4 * longest as u64);
         conv::conv::<B, true>(&g, x.src(), Src::from_slice(&plain), want.dst(), &e, few.dst(), 0..usize::MAX);
         let before = got.clone();
-        let run = |y: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, _: bool| {
-            winograd::conv::<B>(&g, scheme, x.src(), Src::from_slice(&derived), y, e, scratch, units)
-        };
-        let count = run(got.dst(), scratch.dst(), 0..usize::MAX, false);
-        assert_parts(count, &before, &got, scheme.scratch(&g), &mut random, run);
-        got.assert_canary();
-        scratch.assert_canary();
+        let plain = winograd::Weights::Plain(Src::from_slice(&plain));
+        let mut both = Vec::new();
+        for w in [winograd::Weights::Derived(Src::from_slice(&derived)), plain] {
+            let len = scheme.scratch(&g, both.is_empty());
+            let (mut got, mut scratch) = (before.clone(), Buffer::canary(len));
+            let run = |y: Dst<'_, f32>, scratch: Dst<'_, f32>, units: Range<usize>, _: bool| {
+                winograd::conv::<B>(&g, scheme, x.src(), w, y, e, scratch, units)
+            };
+            let count = run(got.dst(), scratch.dst(), 0..usize::MAX, false);
+            assert_parts(count, &before, &got, len, &mut random, run);
+            got.assert_canary();
+            scratch.assert_canary();
+            both.push(got);
+        }
+        assert!(
+            both[0].values() == both[1].values(),
+            "the same bits from weights that are transformed on the way: {scheme:?} {g:?}"
+        );
+        got = both.remove(0);
         // Sums before the activation are about the root of the depth.
         let bound = 4e-6 * (g.depth() as f32).sqrt();
         for (got, want) in got.values().iter().zip(want.values()) {

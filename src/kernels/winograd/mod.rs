@@ -1,12 +1,18 @@
-//! Winograd's minimal filtering for 3x3 and 5x5 convolutions of stride 1, with weights that a host derived when it opened the image.
+//! Winograd's minimal filtering for 3x3 and 5x5 convolutions of stride 1, on hosts.
 //!
 //! The map is cut into tiles of `t x t` outputs; a tile's `(t + 2)^2` inputs (with 5x5 taps `(t + 4)^2`) and the weights are
 //! transformed, each of as many points is a matrix product over channels, and the products are transformed back: F(2,3) takes
 //! 16 multiplications for 4 outputs instead of 36, F(4,3) 36 for 16 instead of 144, F(2,5) 36 for 4 instead of 100. Measured, as a
 //! share of the FMA peak in direct operations: F(4,3) 270-330 % on maps from 14x14 up, F(2,3) 160 % at 7x7, where F(4,3)'s larger
 //! weights (4 times the direct ones) and partial tiles cost more than they save; F(2,5) 174 % (AVX2) and 145 % (AVX-512) on 27x27
-//! with 64 to 192 channels. Computing some columns of all points at a time, so that their products stay in the second-level cache,
-//! takes 1.02 to 1.15 times as long: weights are then read in pieces.
+//! with 64 to 192 channels.
+//!
+//! Weights come [transformed](Weights), in memory of their own, or as direct sums take them. Then those of some columns are
+//! transformed, multiplied, and the products transformed back, before the next ones. That takes 0.93 to 1.15 times as long on maps
+//! from 28 x 28 up and 1.1 to 1.4 times on smaller ones, of whose few tiles a transform is shared by few (whole networks: 1.02 to 1.1
+//! times); but the transformed weights, up to four times the plain ones, need not be made, kept, or read from memory. Of transformed
+//! ones all columns are multiplied before the products are transformed back: in pieces they would take 1.02 to 1.15 times as long to
+//! read.
 //!
 //! F(4,3) and F(2,5), whose inputs are the same, use the points 0, ±1/√2, ±√2, ∞: two to four times more exact than the usual
 //! 0, ±1, ±2, ∞ at the same cost; errors are about 2e-6 of the largest output (Toom-Cook as in Lavin and Gray, "Fast algorithms for
@@ -16,11 +22,16 @@
 
 use super::epilogue::{Epilogue, Target, store};
 use super::gemm::{Product, Right, tile_of};
-use super::tile::PANEL;
+use super::tile::{Ahead, PANEL};
 use super::{Backend, Dst, F32s, Kernel, Src, clamp};
 use crate::program::{Conv, Cut, packed_len};
 use core::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use core::ops::Range;
+
+mod weights;
+
+use weights::{Pass, ROWS};
+pub use weights::{Weights, derive};
 
 /// The size of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +116,13 @@ impl Scheme {
         g.batch as usize * along(g.out_h) * along(g.out_w)
     }
 
-    /// Elements of scratch memory: a pixel of zeros, and per point a block's transformed inputs and products.
-    pub fn scratch(self, g: &Conv) -> usize {
-        let strides = Strides::of(g);
-        let block = self.block(g);
-        strides.zeros + self.points() * (point_stride(block, strides.input) + point_stride(block, strides.product))
+    /// Elements of scratch memory, with derived weights or plain ones: a pixel of zeros, per point a block's transformed inputs and
+    /// products (of plain weights, those of some columns), and the weights of a pass.
+    pub fn scratch(self, g: &Conv, derived: bool) -> usize {
+        let (block, columns) = (self.block(g), if derived { g.out_c as usize } else { self.columns(g).min(g.out_c as usize) });
+        let strides = Strides::of(g, columns);
+        let weights = if derived { 0 } else { ROWS * self.inputs() * self.apart(g) };
+        strides.zeros + self.points() * (point_stride(block, strides.input) + point_stride(block, strides.product)) + weights
     }
 
     /// The most tiles that are worked on at a time.
@@ -117,65 +130,7 @@ impl Scheme {
         let tiles = self.tiles(g);
         if tiles <= UNDIVIDED { tiles } else { BLOCK }
     }
-
-    /// Transforms vectors of weights, `[tap]`, to one per point, which it puts: `G g Gᵀ`.
-    ///
-    /// # Panics
-    /// If there are fewer than the scheme's taps, squared.
-    #[inline(always)]
-    pub fn transform_weights<const N: usize>(self, g: &[[f32; N]], put: impl FnMut(usize, [f32; N])) {
-        match self {
-            Scheme::F2 => by_matrix(&G2, g, put),
-            Scheme::F4 => by_matrix(&G4, g, put),
-            Scheme::F2Of5 => by_matrix(&G2_OF_5, g, put),
-        }
-    }
 }
-
-/// `G g Gᵀ` of vectors, by a matrix of `P` points and `T` taps.
-#[inline(always)]
-fn by_matrix<const P: usize, const T: usize, const N: usize>(
-    matrix: &[[f32; T]; P],
-    g: &[[f32; N]],
-    mut put: impl FnMut(usize, [f32; N]),
-) {
-    let g = &g[..T * T];
-    let dot = |m: &[f32; T], v: [f32; T]| m.iter().zip(v).fold(0.0, |sum, (m, v)| sum + m * v);
-    let mut rows = [[[0.0; N]; T]; P];
-    for (row, m) in rows.iter_mut().zip(matrix) {
-        for (x, row) in row.iter_mut().enumerate() {
-            *row = core::array::from_fn(|i| dot(m, core::array::from_fn(|y| g[y * T + x][i])));
-        }
-    }
-    for (y, row) in rows.iter().enumerate() {
-        for (x, m) in matrix.iter().enumerate() {
-            put(y * P + x, core::array::from_fn(|i| dot(m, core::array::from_fn(|x| row[x][i]))));
-        }
-    }
-}
-
-/// The matrix `G` of F(2,3), by the points 0, 1, -1, ∞.
-const G2: [[f32; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
-
-/// The matrix `G` of F(4,3): a row `[1, p, p²] / N(p)` per point `p`, `N(p)` the product of its distances to the others.
-const G4: [[f32; 3]; 6] = [
-    [1.0, 0.0, 0.0],
-    [1.0 / -1.5, FRAC_1_SQRT_2 / -1.5, 0.5 / -1.5],
-    [1.0 / -1.5, FRAC_1_SQRT_2 / 1.5, 0.5 / -1.5],
-    [1.0 / 6.0, SQRT_2 / 6.0, 2.0 / 6.0],
-    [1.0 / 6.0, SQRT_2 / -6.0, 2.0 / 6.0],
-    [0.0, 0.0, 1.0],
-];
-
-/// The matrix `G` of F(2,5): the same points, to their fourth power.
-const G2_OF_5: [[f32; 5]; 6] = [
-    [1.0, 0.0, 0.0, 0.0, 0.0],
-    [1.0 / -1.5, FRAC_1_SQRT_2 / -1.5, 0.5 / -1.5, FRAC_1_SQRT_2 / -3.0, 0.25 / -1.5],
-    [1.0 / -1.5, FRAC_1_SQRT_2 / 1.5, 0.5 / -1.5, FRAC_1_SQRT_2 / 3.0, 0.25 / -1.5],
-    [1.0 / 6.0, SQRT_2 / 6.0, 2.0 / 6.0, SQRT_2 / 3.0, 4.0 / 6.0],
-    [1.0 / 6.0, SQRT_2 / -6.0, 2.0 / 6.0, SQRT_2 / -3.0, 4.0 / 6.0],
-    [0.0, 0.0, 0.0, 0.0, 1.0],
-];
 
 /// Elements between rows in scratch. A line more than the channels, so that the points of a tile do not fall into the
 /// same sets of the cache.
@@ -187,9 +142,11 @@ struct Strides {
 }
 
 impl Strides {
-    fn of(g: &Conv) -> Strides {
-        let whole = |n: u32| (n as usize).next_multiple_of(PANEL) + PANEL;
-        Strides { zeros: whole(g.in_c), input: whole(g.in_c), product: whole(g.out_c) }
+    /// Where products are of so many columns.
+    fn of(g: &Conv, columns: usize) -> Strides {
+        let whole = |n: usize| n.next_multiple_of(PANEL) + PANEL;
+        let in_c = g.in_c as usize;
+        Strides { zeros: whole(in_c), input: whole(in_c), product: whole(columns) }
     }
 }
 
@@ -199,10 +156,9 @@ fn point_stride(tiles: usize, row: usize) -> usize {
     ((tiles * row / PANEL) | 1) * PANEL
 }
 
-/// Computes these of the units of a convolution of a checked record by a scheme, from weights that were derived for it; gives
-/// how many it has. A unit is a tile of rows of the products (some tiles of the map, at all points), or, where there are few of
-/// these, [`WIDTH`] columns of all. Up to [`BLOCK`] tiles of the map are worked on at a time, for the weights' sake, in the same
-/// tiles of rows however many units that is.
+/// Computes these of the units of a convolution of a checked record by a scheme; gives how many it has. A unit is a tile of rows of
+/// the products (some tiles of the map, at all points), or, where there are few of these, [`WIDTH`] columns of all. Up to [`BLOCK`]
+/// tiles of the map are worked on at a time, for the weights' sake, in the same tiles of rows however many units that is.
 ///
 /// Vector loads may reach up to [`SLACK`](crate::program::SLACK) bytes past the end of `x`. The residual may share memory
 /// with `y`.
@@ -213,7 +169,7 @@ pub fn conv<B: Backend>(
     g: &Conv,
     scheme: Scheme,
     x: Src<'_, f32>,
-    w: Src<'_, f32>,
+    w: Weights<'_>,
     y: Dst<'_, f32>,
     epilogue: Epilogue<'_>,
     scratch: Dst<'_, f32>,
@@ -223,9 +179,13 @@ pub fn conv<B: Backend>(
     let in_pixels = g.batch as usize * g.in_h as usize * g.in_w as usize;
     let elements = (g.pixels() as usize - 1) * g.out_pitch as usize + out_c;
     assert!(in_pixels == 0 || x.len() >= (in_pixels - 1) * g.in_pitch as usize + in_c);
-    assert!(y.len() >= elements && w.len() >= scheme.weights(g) && scratch.len() >= scheme.scratch(g));
+    let (derived, there, needed) = match w {
+        Weights::Derived(w) => (true, w.len(), scheme.weights(g)),
+        Weights::Plain(w) => (false, w.len(), g.weights() as usize),
+    };
+    assert!(y.len() >= elements && there >= needed && scratch.len() >= scheme.scratch(g, derived));
     epilogue.assert_holds(out_c, elements);
-    let (points, strides) = (scheme.points(), Strides::of(g));
+    let points = scheme.points();
     let columns = out_c.next_multiple_of(PANEL);
     let all = Cut::of(scheme.tiles(g), columns, in_c, tile_of::<B>());
     let by_columns = all.tiles < columns.div_ceil(WIDTH);
@@ -235,55 +195,44 @@ pub fn conv<B: Backend>(
         return count;
     }
     let (units, channels) = match by_columns {
-        true => (0..all.tiles, units.start * WIDTH..columns.min(units.end * WIDTH)),
-        false => (units, 0..columns),
+        true => (0..all.tiles, (units.start * WIDTH, columns.min(units.end * WIDTH))),
+        false => (units, (0, columns)),
     };
-    let all = Cut::of(scheme.tiles(g), channels.len(), in_c, tile_of::<B>());
     let target = Target::of::<B>(&epilogue, y.pointer(), g.out_pitch as usize);
+    let strides = Strides::of(g, if derived { out_c } else { scheme.columns(g).min(out_c) });
     for i in 0..strides.zeros {
         scratch.set(i, 0.0);
     }
     let most = scheme.block(g);
     let inputs = scratch.from(strides.zeros);
     let products = inputs.from(points * point_stride(most, strides.input));
-    let matrix = packed_len(in_c as u64, out_c as u64) as usize;
-    let far = 4 * scheme.weights(g) >= FAR;
+    let transformed = products.from(points * point_stride(most, strides.product));
     // Blocks as equal as can be, of whole tiles of rows.
     let whole = all.part(units.start, units.end).all_rows() <= most;
     let blocks = if whole { 1 } else { units.len().div_ceil((most / all.rows(0).1).max(1)) };
     for number in 0..blocks {
         let unit = |block: usize| units.start + block * units.len() / blocks;
-        let cut = all.part(unit(number), unit(number + 1));
-        let (first, tiles) = (all.rows(unit(number)).0, cut.all_rows());
-        let channels = (channels.start, channels.end);
-        let block = Block { g, scheme, x, first, tiles, channels, strides, zeros: scratch.src(), inputs, products, target };
-        B::launch(ToPoints(block));
-        for point in 0..points {
-            let b = w.from(point * matrix + channels.0 * in_c);
-            let product = Product {
-                m: tiles,
-                n: channels.1 - channels.0,
-                k: in_c,
-                a: inputs.from(point * point_stride(tiles, strides.input)).src(),
-                a_row: strides.input,
-                b: if number == 0 && far { Right::Series(b, matrix) } else { Right::Packed(b) },
-                c: products.from(point * point_stride(tiles, strides.product)),
-                c_row: strides.product,
-                epilogue: &Epilogue::NONE,
-            };
-            product.units::<B>(&cut, 0..cut.units());
+        let units = unit(number)..unit(number + 1);
+        let (first, tiles) = (all.rows(units.start).0, all.part(units.start, units.end).all_rows());
+        let block =
+            Block { g, scheme, x, units, first, tiles, channels, strides, zeros: scratch.src(), inputs, products, target };
+        B::launch(ToPoints(&block));
+        match w {
+            Weights::Derived(w) => block.by_derived::<B>(w, number == 0),
+            Weights::Plain(w) => block.by_plain::<B>(w, transformed, number == 0),
         }
-        B::launch(FromPoints(block));
     }
     count
 }
 
 /// A block of tiles; all spans have been checked.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Block<'m, 'e> {
     g: &'m Conv,
     scheme: Scheme,
     x: Src<'m, f32>,
+    /// Its tiles of rows.
+    units: Range<usize>,
     first: usize,
     tiles: usize,
     /// The first channel of the output that is computed, and the one behind the last; it may be padding.
@@ -298,6 +247,75 @@ struct Block<'m, 'e> {
 }
 
 impl Block<'_, '_> {
+    /// Multiplies by derived weights and transforms the products back; `cold`: the weights have not been read just now.
+    fn by_derived<B: Backend>(&self, w: Src<'_, f32>, cold: bool) {
+        let in_c = self.g.in_c as usize;
+        let matrix = packed_len(in_c as u64, self.g.out_c as u64) as usize;
+        let far = cold && 4 * self.scheme.weights(self.g) >= FAR;
+        let cut = self.cut::<B>();
+        for point in 0..self.scheme.points() {
+            let b = w.from(point * matrix + self.channels.0 * in_c);
+            let next = Ahead { after: matrix, panel: in_c * PANEL };
+            self.multiply::<B>(point, if far { Right::Series(b, next) } else { Right::Packed(b) }, &cut);
+        }
+        B::launch(FromPoints(self));
+    }
+
+    /// As [`by_derived`](Block::by_derived), by plain weights, some columns at a time.
+    fn by_plain<B: Backend>(&self, w: Src<'_, f32>, transformed: Dst<'_, f32>, cold: bool) {
+        let &Block { g, scheme, channels, .. } = self;
+        let (n, points, in_c) = (scheme.inputs(), scheme.points(), g.in_c as usize);
+        let (taps, apart) = (scheme.taps() * scheme.taps(), scheme.apart(g));
+        let mut some = self.clone();
+        for first in (channels.0..channels.1).step_by(scheme.columns(g)) {
+            some.channels = (first, channels.1.min(first + scheme.columns(g)));
+            let cut = some.cut::<B>();
+            let end = some.channels.1;
+            let panels = first / PANEL..end.div_ceil(PANEL);
+            for pass in 0..scheme.passes() {
+                let (panels, rows) = (panels.clone(), [0, n * apart]);
+                B::launch(Pass { g, scheme, w, panels, pass, to: transformed, rows, apart });
+                for (row, i) in scheme.rows(pass).into_iter().zip(0..) {
+                    for x in 0..n {
+                        let b = transformed.from((i * n + x) * apart).src();
+                        // A tap of the panels that follow, with as many of the products as there are taps.
+                        let point = (pass * ROWS + i) * n + x;
+                        let (tap, due) = (point * taps / points, (point + 1) * taps / points > point * taps / points);
+                        let next = w.pointer().wrapping_add((end * taps + tap * PANEL) * in_c);
+                        let after = (next.addr().wrapping_sub(b.pointer().addr()) as isize / 4) as usize;
+                        let next = Ahead { after, panel: taps * in_c * PANEL };
+                        let fetch = cold && due && end < channels.1;
+                        some.multiply::<B>(row * n + x, if fetch { Right::Series(b, next) } else { Right::Packed(b) }, &cut);
+                    }
+                }
+            }
+            B::launch(FromPoints(&some));
+        }
+    }
+
+    /// How the product of a point is cut into units: the same tiles of rows for all columns.
+    fn cut<B: Backend>(&self) -> Cut {
+        let columns = self.channels.1 - self.channels.0;
+        let all = Cut::of(self.scheme.tiles(self.g), columns, self.g.in_c as usize, tile_of::<B>());
+        all.part(self.units.start, self.units.end)
+    }
+
+    /// The product of a point.
+    fn multiply<B: Backend>(&self, point: usize, b: Right<'_>, cut: &Cut) {
+        let product = Product {
+            m: self.tiles,
+            n: self.channels.1 - self.channels.0,
+            k: self.g.in_c as usize,
+            a: self.inputs.from(point * point_stride(self.tiles, self.strides.input)).src(),
+            a_row: self.strides.input,
+            b,
+            c: self.products.from(point * point_stride(self.tiles, self.strides.product)),
+            c_row: self.strides.product,
+            epilogue: &Epilogue::NONE,
+        };
+        product.units::<B>(cut, 0..cut.units());
+    }
+
     /// Picture, row and column of the first output of a tile.
     #[inline(always)]
     fn place(&self, tile: usize) -> (usize, usize, usize) {
@@ -308,9 +326,9 @@ impl Block<'_, '_> {
     }
 }
 
-struct ToPoints<'m, 'e>(Block<'m, 'e>);
+struct ToPoints<'b, 'm, 'e>(&'b Block<'m, 'e>);
 
-impl Kernel for ToPoints<'_, '_> {
+impl Kernel for ToPoints<'_, '_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<V: F32s>(self) {
@@ -412,9 +430,9 @@ impl Block<'_, '_> {
     }
 }
 
-struct FromPoints<'m, 'e>(Block<'m, 'e>);
+struct FromPoints<'b, 'm, 'e>(&'b Block<'m, 'e>);
 
-impl Kernel for FromPoints<'_, '_> {
+impl Kernel for FromPoints<'_, '_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<V: F32s>(self) {
