@@ -196,7 +196,7 @@ mod tests {
             ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "none of a tensor"),
             ("{'descr': '<f4', 'shape': (1,), }", "not a .npy file"),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (-3,), }", "not a .npy file"),
-            ("((((((((((((((((((((((((((((((((((((((((", "not a .npy file"),
+            ("((((((((((((((((((((((((((((((((((((((((", "nests too deeply"),
         ] {
             let error = parse(&npy(dict, &[0; 8])[..]).unwrap_err();
             assert!(error.contains(what), "{dict}: {error}");
