@@ -4,6 +4,7 @@
 //! mapped, its protobuf walked by hand, and every initializer whose values take [`LARGE`] bytes or more, or lie in a file
 //! of their own, is left out and noted: what type and shape it has and where its bytes are. What remains is small.
 
+use super::deciding::deciding;
 use super::wire::{Damaged, Field, Fields, put_bytes};
 use crate::ModelError;
 use crate::graph::Bytes;
@@ -305,8 +306,8 @@ pub struct Declared {
     pub dtype: Option<DType>,
     /// Sizes, outermost first; `None` where the file does not say how many axes there are.
     pub dims: Option<Vec<Dim>>,
-    /// An input whose values are axes, sizes, counts or the like of some node, and so decide shapes: it should be given as
-    /// a value ([`Options::values`](super::Options::values)).
+    /// An input whose values are axes, sizes, counts or the like of some node, or of which such are computed, and so decide shapes:
+    /// it should be given as a value ([`Options::values`](super::Options::values)).
     pub decides: bool,
 }
 
@@ -324,7 +325,7 @@ pub struct Signature {
 /// Reads the signature out of a file's bytes; weights are stepped over.
 pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
     let mut signature = Signature::default();
-    let (mut initializers, mut deciding) = (HashSet::new(), HashSet::new());
+    let (mut initializers, mut nodes) = (HashSet::new(), Vec::new());
     let mut seen_graph = false;
     for field in Fields::of(bytes) {
         let field = field?;
@@ -338,7 +339,7 @@ pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
                 for field in field.fields()? {
                     let field = field?;
                     match field.number {
-                        GRAPH_NODE => decided_by(&field, &mut deciding)?,
+                        GRAPH_NODE => nodes.push(field),
                         GRAPH_INITIALIZER => {
                             for field in field.fields()? {
                                 let field = field?;
@@ -359,33 +360,10 @@ pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
     if !seen_graph {
         return Err("it has no graph");
     }
+    let deciding = deciding(&nodes)?;
     signature.inputs.retain(|i| !initializers.contains(&*i.name));
     signature.inputs.iter_mut().for_each(|i| i.decides = deciding.contains(&*i.name));
     Ok(signature)
-}
-
-/// Adds the names of a node's inputs whose values decide shapes.
-fn decided_by<'a>(node: &Field<'a>, deciding: &mut HashSet<&'a str>) -> Result<(), Damaged> {
-    let (mut inputs, mut op) = (Vec::new(), "");
-    for field in node.fields()? {
-        let field = field?;
-        match field.number {
-            1 => inputs.push(field.text()?),
-            4 => op = field.text()?,
-            _ => {}
-        }
-    }
-    let first = match op {
-        "BlackmanWindow" | "ConstantOfShape" | "HammingWindow" | "HannWindow" | "If" | "MelWeightMatrix" | "Range" => 0,
-        "AffineGrid" | "CenterCropPad" | "Col2Im" | "CumProd" | "CumSum" | "DFT" | "Expand" | "OneHot" | "Pad" | "Resize"
-        | "Reshape" | "STFT" | "SequenceAt" | "Slice" | "Split" | "SplitToSequence" | "Squeeze" | "Tile" | "TopK" | "Trilu"
-        | "Unsqueeze" | "Upsample" => 1,
-        "MaxUnpool" => 2,
-        reduction if reduction.starts_with("Reduce") => 1,
-        _ => return Ok(()),
-    };
-    deciding.extend(inputs.into_iter().skip(first).filter(|name| !name.is_empty()));
-    Ok(())
 }
 
 /// A `ValueInfoProto`.
