@@ -166,7 +166,7 @@ fn broadcast(a: &[usize], b: &[usize]) -> Option<Dims> {
 }
 
 /// Calls `row` with where each row along the last axis starts, in each of some tensors that are walked with these steps.
-fn rows<const N: usize>(dims: &[usize], steps: [&[isize]; N], mut row: impl FnMut([isize; N])) {
+fn rows<const N: usize>(dims: &[usize], steps: [&[isize]; N], row: &mut dyn FnMut([isize; N])) {
     let Some(outer) = dims.len().checked_sub(1).map(|last| &dims[..last]) else { return row([0; N]) };
     if dims.contains(&0) {
         return;
@@ -194,13 +194,15 @@ fn along(dims: &[usize], steps: &[isize]) -> (usize, isize) {
     (dims.last().copied().unwrap_or(1), steps.last().copied().unwrap_or(0))
 }
 
-fn zipped<A: Datum + Copy, B: Datum + Copy, T: Datum + Copy>(a: &Tensor, b: &Tensor, f: impl Fn(A, B) -> T) -> Option<Tensor> {
+fn zipped<A: Datum + Copy, T: Datum + Copy>(a: &Tensor, b: &Tensor, f: fn(A, A) -> T) -> Option<Tensor> {
     let dims = broadcast(a.shape(), b.shape())?;
     let mut out = Vec::with_capacity(volume(&dims)?);
-    let (x, y) = (slice_of::<A>(a)?, slice_of::<B>(b)?);
+    let (x, y) = (slice_of::<A>(a)?, slice_of::<A>(b)?);
     let (p, q) = (stretched(a.shape(), &dims)?, stretched(b.shape(), &dims)?);
     let ((n, s), (_, t)) = (along(&dims, &p), along(&dims, &q));
-    rows(&dims, [&p, &q], |[i, j]| out.extend((0..n as isize).map(|k| f(x[(i + k * s) as usize], y[(j + k * t) as usize]))));
+    rows(&dims, [&p, &q], &mut |[i, j]| {
+        out.extend((0..n as isize).map(|k| f(x[(i + k * s) as usize], y[(j + k * t) as usize])));
+    });
     tensor(&dims, &out)
 }
 
@@ -262,7 +264,7 @@ fn compared<T: Datum + Copy + PartialOrd>(op: &str, a: &Tensor, b: &Tensor) -> O
     }
 }
 
-fn map<A: Datum + Copy, T: Datum + Copy>(x: &Tensor, f: impl Fn(A) -> Option<T>) -> Option<Tensor> {
+fn map<A: Datum + Copy, T: Datum + Copy>(x: &Tensor, f: fn(A) -> Option<T>) -> Option<Tensor> {
     volume(x.shape())?;
     let out: Vec<T> = slice_of::<A>(x)?.iter().map(|&v| f(v)).collect::<Option<_>>()?;
     tensor(x.shape(), &out)
@@ -281,8 +283,9 @@ fn unary(op: &str, x: &Tensor) -> Option<Tensor> {
 
 /// A cast to an element type by ONNX's number; none of a number that does not fit.
 fn cast(x: &Tensor, to: i64) -> Option<Tensor> {
-    // Exact in `f32`; from here on integers are not.
-    let fits = |v: f32| (v.abs() < (1 << 24) as f32).then_some(v);
+    fn fits(v: f32) -> Option<f32> {
+        (v.abs() < (1 << 24) as f32).then_some(v) // from there on not every integer has an `f32`
+    }
     match (x.datum_type(), to) {
         (DatumType::I64, 7) | (DatumType::I32, 6) | (DatumType::F32, 1) | (DatumType::Bool, 9) => reshaped(x, x.shape()),
         (DatumType::I64, 6) => map(x, |v: i64| i32::try_from(v).ok()),
@@ -321,7 +324,7 @@ impl Moves for View {
         let mut out = Vec::with_capacity(volume(&self.dims)?);
         let x = slice_of::<T>(x)?;
         let (n, step) = along(&self.dims, &self.steps);
-        rows(&self.dims, [&self.steps], |[at]| {
+        rows(&self.dims, [&self.steps], &mut |[at]| {
             let at = self.start + at;
             match step {
                 1 => out.extend_from_slice(&x[at as usize..][..n]),
@@ -376,7 +379,7 @@ fn choose(condition: &Tensor, a: &Tensor, b: &Tensor) -> Option<Tensor> {
             let of = |tensor: &Tensor| stretched(tensor.shape(), &dims);
             let (p, q, r) = (of(condition)?, of(a)?, of(b)?);
             let ((n, s), (_, t), (_, u)) = (along(&dims, &p), along(&dims, &q), along(&dims, &r));
-            rows(&dims, [&p, &q, &r], |[h, i, j]| {
+            rows(&dims, [&p, &q, &r], &mut |[h, i, j]| {
                 let chosen = |k: isize| if c[(h + k * s) as usize] { x[(i + k * t) as usize] } else { y[(j + k * u) as usize] };
                 out.extend((0..n as isize).map(chosen));
             });
