@@ -32,8 +32,19 @@ pub(super) fn typed(mut model: InferenceModel, nodes: &[NodeProto]) -> TractResu
     let first = model.nodes.len().saturating_sub(nodes.len());
     let values = vec![tvec![]; model.nodes.len()];
     let mut walk = Walk { target, nodes, first, places: HashMap::new(), constants: HashMap::new(), values };
-    for id in model.eval_order()? {
+    // How often values are still to be read; those that are outputs of the model stay.
+    let order = model.eval_order()?;
+    let mut readers = vec![0usize; model.nodes.len()];
+    order.iter().flat_map(|&id| &model.node(id).inputs).for_each(|input| readers[input.node] += 1);
+    model.output_outlets()?.iter().for_each(|output| readers[output.node] += 1);
+    for id in order {
         walk.visit(&mut model, id).with_context(|| format!("at {}", model.node(id)))?;
+        for input in &model.node(id).inputs {
+            readers[input.node] -= 1;
+            if readers[input.node] == 0 {
+                walk.values[input.node].clear();
+            }
+        }
     }
     walk.finish(&model)
 }
