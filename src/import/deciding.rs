@@ -5,31 +5,15 @@
 use super::wire::{Damaged, Field};
 use std::collections::HashSet;
 
-/// What is read of a node.
-#[derive(Default)]
-struct Node<'a> {
-    op: &'a str,
-    inputs: Vec<&'a str>,
-    outputs: Vec<&'a str>,
+/// The names in a node's fields with this number: 1 for inputs, 2 for outputs. That they are text is looked at when they are used.
+fn names<'a>(node: &Field<'a>, number: u32) -> Result<impl Iterator<Item = Result<&'a [u8], Damaged>>, Damaged> {
+    let wanted = move |field: &Result<Field<'a>, Damaged>| field.as_ref().map_or(true, |field| field.number == number);
+    Ok(node.fields()?.filter(wanted).map(|field| field?.bytes()))
 }
 
-impl<'a> Node<'a> {
-    /// Reads another into this one, whose memory it takes.
-    fn read(&mut self, node: &Field<'a>) -> Result<(), Damaged> {
-        self.op = "";
-        self.inputs.clear();
-        self.outputs.clear();
-        for field in node.fields()? {
-            let field = field?;
-            match field.number {
-                1 => self.inputs.push(field.text()?),
-                2 => self.outputs.push(field.text()?),
-                4 => self.op = field.text()?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
+/// The operator of a node.
+fn operator<'a>(node: &Field<'a>) -> Result<&'a [u8], Damaged> {
+    names(node, 4)?.last().unwrap_or(Ok(b""))
 }
 
 /// Names of tensors whose values decide sizes: those that a node takes for axes, sizes, counts or the like, and those out of which
@@ -37,40 +21,47 @@ impl<'a> Node<'a> {
 ///
 /// # Errors
 /// A node is damaged.
-pub(super) fn deciding<'a>(nodes: &[Field<'a>]) -> Result<HashSet<&'a str>, Damaged> {
-    let (mut names, mut node) = (HashSet::new(), Node::default());
+pub(super) fn deciding<'a>(nodes: &[Field<'a>]) -> Result<HashSet<&'a [u8]>, Damaged> {
+    let mut deciding = HashSet::new();
     let mut last = 0;
-    for (i, field) in nodes.iter().enumerate() {
-        node.read(field)?;
-        if let Some(first) = sized_by(node.op) {
-            names.extend(node.inputs.iter().skip(first).filter(|name| !name.is_empty()));
+    for (i, node) in nodes.iter().enumerate() {
+        let op = operator(node)?;
+        if let Some(first) = sized_by(op) {
+            for name in names(node, 1)?.skip(first) {
+                deciding.insert(name?);
+            }
         }
-        if makes(node.op) {
+        if makes(op) {
             last = i + 1;
         }
     }
     // What is still looked for as the walk goes to the first node. It ends at sizes and at constants, mostly soon.
-    let mut wanted: HashSet<&str> = HashSet::new();
-    for field in nodes[..last].iter().rev() {
-        node.read(field)?;
-        let found = node.outputs.iter().filter(|name| wanted.remove(**name)).count() > 0;
-        if makes(node.op) || (found && carries(node.op)) {
-            wanted.extend(node.inputs.iter().filter(|name| !name.is_empty()));
+    let mut wanted: HashSet<&[u8]> = HashSet::new();
+    for node in nodes[..last].iter().rev() {
+        let op = operator(node)?;
+        let mut follows = makes(op);
+        for name in names(node, 2)? {
+            follows |= wanted.remove(name?) && carries(op);
+        }
+        if follows {
+            for name in names(node, 1)? {
+                wanted.insert(name?);
+            }
         }
     }
-    names.extend(wanted);
-    Ok(names)
+    deciding.extend(wanted);
+    Ok(deciding)
 }
 
 /// Whether an operator makes something new of a computed size. The import bounds how many elements of a mask are true, but has no value
 /// for anything else that is computed of data: its output would stay open.
-fn makes(op: &str) -> bool {
-    matches!(op, "ConstantOfShape" | "Range")
+fn makes(op: &[u8]) -> bool {
+    matches!(op, b"ConstantOfShape" | b"Range")
 }
 
 /// From which of its inputs on an operator takes values for axes, sizes, counts or the like.
-fn sized_by(op: &str) -> Option<usize> {
-    Some(match op {
+fn sized_by(op: &[u8]) -> Option<usize> {
+    Some(match std::str::from_utf8(op).ok()? {
         "BlackmanWindow" | "ConstantOfShape" | "HammingWindow" | "HannWindow" | "If" | "MelWeightMatrix" | "Range" => 0,
         "AffineGrid" | "CenterCropPad" | "Col2Im" | "CumProd" | "CumSum" | "DFT" | "Expand" | "OneHot" | "Pad" | "Resize"
         | "Reshape" | "STFT" | "SequenceAt" | "Slice" | "Split" | "SplitToSequence" | "Squeeze" | "Tile" | "TopK" | "Trilu"
@@ -83,9 +74,9 @@ fn sized_by(op: &str) -> Option<usize> {
 
 /// Whether the values of an operator's outputs hang on those of its inputs, and are found by the import where those are known. Networks
 /// are not: of what hangs on weights nothing is known.
-fn carries(op: &str) -> bool {
+fn carries(op: &[u8]) -> bool {
     matches!(
-        op,
+        std::str::from_utf8(op).unwrap_or_default(),
         "Abs"
             | "Add"
             | "And"

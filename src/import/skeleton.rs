@@ -5,11 +5,12 @@
 //! of their own, is left out and noted: what type and shape it has and where its bytes are. What remains is small.
 
 use super::deciding::deciding;
-use super::wire::{Damaged, Field, Fields, put_bytes};
+use super::wire::{Damaged, Field, Fields, put_bytes, put_parts};
 use crate::ModelError;
 use crate::graph::Bytes;
 use crate::tensor::DType;
 use memmap2::Mmap;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -163,11 +164,12 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
             return Err(damaged("it has two graphs"));
         }
         seen_graph = true;
-        let mut graph = Vec::new();
+        // Copied once, into as much memory as it takes: where it has to grow, most of the time goes into fresh memory.
+        let mut graph: Vec<Cow<'_, [u8]>> = Vec::new();
         for field in field.fields().map_err(damaged)? {
             let field = field.map_err(damaged)?;
             if field.number != GRAPH_INITIALIZER {
-                graph.extend_from_slice(field.whole);
+                graph.push(field.whole.into());
                 continue;
             }
             let header = Header::read(&field).map_err(damaged)?;
@@ -176,13 +178,13 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
             }
             match place(&header, file, &mut files)? {
                 Some(weight) if weight.bytes.as_slice().len() < LARGE => {
-                    embed(&field, weight.bytes.as_slice(), &mut graph).map_err(damaged)?;
+                    graph.push(embed(&field, weight.bytes.as_slice()).map_err(damaged)?.into());
                 }
                 Some(weight) => skeleton.weights.push(weight),
-                None => graph.extend_from_slice(field.whole),
+                None => graph.push(field.whole.into()),
             }
         }
-        put_bytes(&mut skeleton.proto, MODEL_GRAPH, &graph);
+        put_parts(&mut skeleton.proto, MODEL_GRAPH, &graph);
     }
     if !seen_graph {
         return Err(damaged("it has no graph"));
@@ -191,7 +193,7 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
 }
 
 /// Writes a small initializer from outside as one whose bytes stand in the graph: tract must see its values.
-fn embed(tensor: &Field<'_>, bytes: &[u8], graph: &mut Vec<u8>) -> Result<(), Damaged> {
+fn embed(tensor: &Field<'_>, bytes: &[u8]) -> Result<Vec<u8>, Damaged> {
     let mut message = Vec::new();
     for field in tensor.fields()? {
         let field = field?;
@@ -200,8 +202,9 @@ fn embed(tensor: &Field<'_>, bytes: &[u8], graph: &mut Vec<u8>) -> Result<(), Da
         }
     }
     put_bytes(&mut message, 9, bytes);
-    put_bytes(graph, GRAPH_INITIALIZER, &message);
-    Ok(())
+    let mut whole = Vec::new();
+    put_bytes(&mut whole, GRAPH_INITIALIZER, &message);
+    Ok(whole)
 }
 
 /// Where a weight's bytes are, if they are large or lie outside.
@@ -362,7 +365,7 @@ pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
     }
     let deciding = deciding(&nodes)?;
     signature.inputs.retain(|i| !initializers.contains(&*i.name));
-    signature.inputs.iter_mut().for_each(|i| i.decides = deciding.contains(&*i.name));
+    signature.inputs.iter_mut().for_each(|i| i.decides = deciding.contains(i.name.as_bytes()));
     Ok(signature)
 }
 
