@@ -68,6 +68,67 @@ pub fn trim() {
     }
 }
 
+/// Gives the memory of the program's own code back to the system: what runs again comes from its file again, which the system mostly
+/// still has. Of the front end's code, which is several MB, nothing runs again once a model is imported.
+pub fn release_code() {
+    #[cfg(target_os = "linux")]
+    {
+        // A mapping that something was written into (a debugger's
+        // breakpoints, addresses that the loader filled in) would lose that.
+        let Ok(text) = std::fs::read_to_string("/proc/self/smaps") else { return };
+        let mappings = mappings(&text);
+        let here = release_code as *const () as usize;
+        let Some(own) = mappings.iter().find(|m| m.range.contains(&here)) else { return };
+        unsafe extern "C" {
+            fn madvise(start: *mut core::ffi::c_void, len: usize, advice: core::ffi::c_int) -> core::ffi::c_int;
+        }
+        const DONT_NEED: core::ffi::c_int = 4;
+        for mapping in mappings.iter().filter(|m| m.file == own.file && m.clean) {
+            let start = std::ptr::with_exposed_provenance_mut(mapping.range.start);
+            // SAFETY: a mapping of a file that is not written, neither through this mapping nor, as it is the program that runs, at
+            // all: dropped pages are read from it again, with the same contents.
+            unsafe { madvise(start, mapping.range.len(), DONT_NEED) };
+        }
+    }
+}
+
+/// A mapping of this process.
+#[cfg(target_os = "linux")]
+struct Mapping<'a> {
+    range: Range<usize>,
+    file: &'a str,
+    /// It is private, of a file, can't be written, and was not.
+    clean: bool,
+}
+
+/// The mappings of files in `/proc/self/smaps`.
+#[cfg(target_os = "linux")]
+fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
+    let mut mappings: Vec<Mapping<'_>> = Vec::new();
+    let mut other = true;
+    for line in smaps.lines() {
+        let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if let Some(start) = first.strip_suffix(':') {
+            let dirty = start == "Anonymous" && rest.trim() != "0 kB";
+            if let Some(mapping) = mappings.last_mut().filter(|_| dirty && !other) {
+                mapping.clean = false;
+            }
+            continue;
+        }
+        let range = first.split_once('-').map(|(a, b)| (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16)));
+        let mut fields = rest.splitn(5, ' ');
+        let (flags, file) = (fields.next().unwrap_or_default(), fields.nth(3).unwrap_or_default().trim());
+        other = !file.starts_with('/');
+        if let (Some((Ok(start), Ok(end))), false) = (range, other) {
+            let clean = matches!(flags, "r--p" | "r-xp");
+            mappings.push(Mapping { range: start..end, file, clean });
+        } else {
+            other = true;
+        }
+    }
+    mappings
+}
+
 /// The files that a graph's constants lie in, each once.
 pub fn maps_of(graph: &Graph) -> Vec<Arc<Mmap>> {
     let mut maps: Vec<Arc<Mmap>> = Vec::new();
@@ -79,4 +140,29 @@ pub fn maps_of(graph: &Graph) -> Vec<Arc<Mmap>> {
         }
     }
     maps
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_read_as_the_system_writes_them() {
+        let smaps = "00200000-00637000 r--p 00000000 fe:01 1234   /usr/bin/a b\nRss:  832 kB\nAnonymous:             0 kB\n\
+                     00637000-01798000 r-xp 00436000 fe:01 1234   /usr/bin/a b\nAnonymous:             4 kB\n\
+                     01798000-0186c000 rw-p 01596000 fe:01 1234   /usr/bin/a b\nAnonymous:             0 kB\n\
+                     2a1da000-2a1fc000 rw-p 00000000 00:00 0      [heap]\nAnonymous:             8 kB\n";
+        let read: Vec<_> = mappings(smaps).into_iter().map(|m| (m.range.start, m.range.end, m.file, m.clean)).collect();
+        let file = "/usr/bin/a b";
+        let want = [(0x200000, 0x637000, file, true), (0x637000, 0x1798000, file, false), (0x1798000, 0x186c000, file, false)];
+        assert_eq!(read, want);
+    }
+
+    #[test]
+    fn code_that_was_given_back_runs() {
+        let before = std::fs::read_to_string("/proc/self/smaps").expect("there is one");
+        assert!(mappings(&before).iter().any(|m| m.range.contains(&(release_code as *const () as usize))));
+        release_code();
+        release_code();
+    }
 }

@@ -1,11 +1,12 @@
 //! From an ONNX file to a [`Graph`]: the only module that knows protobuf and tract.
 //!
-//! 1. The file is mapped and its protobuf walked by hand; weights are left out and noted (`skeleton`).
+//! 1. The file is mapped and its protobuf walked by hand; weights are left out and noted (`skeleton`;
+//!    `deciding` says which inputs had better be constants).
 //! 2. What remains is decoded, local functions are written out (`functions`), it is checked and mended (`mend`), its inputs
 //!    get their sizes (`inputs`), what is computed twice is joined where sizes depend on data (`twice`), bfloat16 is widened
 //!    (`bfloat`); then sequences, branches of a known course and loops of a bounded one are written out (`sequences`, `control`,
 //!    `loops`; `known` says what is known).
-//! 3. tract parses it, finds types and shapes (`typed`), folds constants and declutters (`rewrite`); operators that Kiln lowers on its own, and
+//! 3. tract parses it, finds types and shapes (`typed`; plain constants are computed by `early`), folds constants and declutters (`rewrite`); operators that Kiln lowers on its own, and
 //!    the weights, stay whole (`whole`, `rules`, `windows`); those that can be told by other ops are written out (`expand`, on
 //!    a `sketch`); some that tract reads wrongly are mended (`builders`). Every call is guarded against panics (`guard`).
 //!    A size that data decide is a symbol with a bound there (`lengths`, `either`).
@@ -28,6 +29,8 @@ mod bfloat;
 mod builders;
 mod control;
 mod convert;
+mod deciding;
+mod early;
 mod either;
 mod expand;
 mod externs;
@@ -76,6 +79,8 @@ pub struct Options {
     pub values: BTreeMap<String, (DType, Vec<usize>, Vec<u8>)>,
     /// If this fails, another import with more values follows: what takes long and hardly helps is left out.
     pub first_try: bool,
+    /// Memory counts for more than time.
+    pub lean: bool,
 }
 
 /// An imported model.
@@ -149,6 +154,9 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
         let node = if node.is_empty() { "?".into() } else { node };
         ModelError::node(node, op, format!("tract, which reads the model, can't: {}", trouble.what))
     })?;
+    if options.lean {
+        crate::mapped::release_code();
+    }
     let source =
         convert::Source { model: &typed, weights, inputs: &inputs, outputs: &outputs, borders: &borders, op_types: &op_types };
     let (graph, externs) = convert::convert(&source)?;

@@ -33,7 +33,8 @@ const UNBOUNDED: &str =
 pub(super) fn decluttered(model: &ModelProto, first_try: bool) -> Result<TypedModel, Trouble> {
     // Of sizes that depend on data the first way knows more, if it knows.
     let counts = model.graph.iter().flat_map(|g| &g.node).any(|n| expand::counts(&n.op_type));
-    let typed = guard::run(|| typed::typed(parsed(&IMPORTER, model)?));
+    let nodes = model.graph.as_ref().map_or(&[][..], |graph| &graph.node);
+    let typed = guard::run(|| typed::typed(parsed(&IMPORTER, model)?, nodes));
     let typed = typed.or_else(|trouble| {
         log::debug!("types and shapes do not follow in one walk: {}, at {:?}", trouble.what, trouble.node);
         let open = trouble.what.ends_with(typed::OPEN);

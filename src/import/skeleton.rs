@@ -4,11 +4,13 @@
 //! mapped, its protobuf walked by hand, and every initializer whose values take [`LARGE`] bytes or more, or lie in a file
 //! of their own, is left out and noted: what type and shape it has and where its bytes are. What remains is small.
 
-use super::wire::{Damaged, Field, Fields, put_bytes};
+use super::deciding::deciding;
+use super::wire::{Damaged, Field, Fields, put_bytes, put_parts};
 use crate::ModelError;
 use crate::graph::Bytes;
 use crate::tensor::DType;
 use memmap2::Mmap;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -162,11 +164,12 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
             return Err(damaged("it has two graphs"));
         }
         seen_graph = true;
-        let mut graph = Vec::new();
+        // Copied once, into as much memory as it takes: where it has to grow, most of the time goes into fresh memory.
+        let mut graph: Vec<Cow<'_, [u8]>> = Vec::new();
         for field in field.fields().map_err(damaged)? {
             let field = field.map_err(damaged)?;
             if field.number != GRAPH_INITIALIZER {
-                graph.extend_from_slice(field.whole);
+                graph.push(field.whole.into());
                 continue;
             }
             let header = Header::read(&field).map_err(damaged)?;
@@ -175,13 +178,13 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
             }
             match place(&header, file, &mut files)? {
                 Some(weight) if weight.bytes.as_slice().len() < LARGE => {
-                    embed(&field, weight.bytes.as_slice(), &mut graph).map_err(damaged)?;
+                    graph.push(embed(&field, weight.bytes.as_slice()).map_err(damaged)?.into());
                 }
                 Some(weight) => skeleton.weights.push(weight),
-                None => graph.extend_from_slice(field.whole),
+                None => graph.push(field.whole.into()),
             }
         }
-        put_bytes(&mut skeleton.proto, MODEL_GRAPH, &graph);
+        put_parts(&mut skeleton.proto, MODEL_GRAPH, &graph);
     }
     if !seen_graph {
         return Err(damaged("it has no graph"));
@@ -190,7 +193,7 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
 }
 
 /// Writes a small initializer from outside as one whose bytes stand in the graph: tract must see its values.
-fn embed(tensor: &Field<'_>, bytes: &[u8], graph: &mut Vec<u8>) -> Result<(), Damaged> {
+fn embed(tensor: &Field<'_>, bytes: &[u8]) -> Result<Vec<u8>, Damaged> {
     let mut message = Vec::new();
     for field in tensor.fields()? {
         let field = field?;
@@ -199,8 +202,9 @@ fn embed(tensor: &Field<'_>, bytes: &[u8], graph: &mut Vec<u8>) -> Result<(), Da
         }
     }
     put_bytes(&mut message, 9, bytes);
-    put_bytes(graph, GRAPH_INITIALIZER, &message);
-    Ok(())
+    let mut whole = Vec::new();
+    put_bytes(&mut whole, GRAPH_INITIALIZER, &message);
+    Ok(whole)
 }
 
 /// Where a weight's bytes are, if they are large or lie outside.
@@ -305,8 +309,8 @@ pub struct Declared {
     pub dtype: Option<DType>,
     /// Sizes, outermost first; `None` where the file does not say how many axes there are.
     pub dims: Option<Vec<Dim>>,
-    /// An input whose values are axes, sizes, counts or the like of some node, and so decide shapes: it should be given as
-    /// a value ([`Options::values`](super::Options::values)).
+    /// An input whose values are axes, sizes, counts or the like of some node, or of which such are computed, and so decide shapes:
+    /// it should be given as a value ([`Options::values`](super::Options::values)).
     pub decides: bool,
 }
 
@@ -324,7 +328,7 @@ pub struct Signature {
 /// Reads the signature out of a file's bytes; weights are stepped over.
 pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
     let mut signature = Signature::default();
-    let (mut initializers, mut deciding) = (HashSet::new(), HashSet::new());
+    let (mut initializers, mut nodes) = (HashSet::new(), Vec::new());
     let mut seen_graph = false;
     for field in Fields::of(bytes) {
         let field = field?;
@@ -338,7 +342,7 @@ pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
                 for field in field.fields()? {
                     let field = field?;
                     match field.number {
-                        GRAPH_NODE => decided_by(&field, &mut deciding)?,
+                        GRAPH_NODE => nodes.push(field),
                         GRAPH_INITIALIZER => {
                             for field in field.fields()? {
                                 let field = field?;
@@ -359,33 +363,10 @@ pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
     if !seen_graph {
         return Err("it has no graph");
     }
+    let deciding = deciding(&nodes)?;
     signature.inputs.retain(|i| !initializers.contains(&*i.name));
-    signature.inputs.iter_mut().for_each(|i| i.decides = deciding.contains(&*i.name));
+    signature.inputs.iter_mut().for_each(|i| i.decides = deciding.contains(i.name.as_bytes()));
     Ok(signature)
-}
-
-/// Adds the names of a node's inputs whose values decide shapes.
-fn decided_by<'a>(node: &Field<'a>, deciding: &mut HashSet<&'a str>) -> Result<(), Damaged> {
-    let (mut inputs, mut op) = (Vec::new(), "");
-    for field in node.fields()? {
-        let field = field?;
-        match field.number {
-            1 => inputs.push(field.text()?),
-            4 => op = field.text()?,
-            _ => {}
-        }
-    }
-    let first = match op {
-        "BlackmanWindow" | "ConstantOfShape" | "HammingWindow" | "HannWindow" | "If" | "MelWeightMatrix" | "Range" => 0,
-        "AffineGrid" | "CenterCropPad" | "Col2Im" | "CumProd" | "CumSum" | "DFT" | "Expand" | "OneHot" | "Pad" | "Resize"
-        | "Reshape" | "STFT" | "SequenceAt" | "Slice" | "Split" | "SplitToSequence" | "Squeeze" | "Tile" | "TopK" | "Trilu"
-        | "Unsqueeze" | "Upsample" => 1,
-        "MaxUnpool" => 2,
-        reduction if reduction.starts_with("Reduce") => 1,
-        _ => return Ok(()),
-    };
-    deciding.extend(inputs.into_iter().skip(first).filter(|name| !name.is_empty()));
-    Ok(())
 }
 
 /// A `ValueInfoProto`.

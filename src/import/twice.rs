@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use tract_onnx::pb::{GraphProto, NodeProto};
+use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use tract_onnx::prelude::TVec;
 
 /// Joins them. Nodes with graphs of their own are left alone.
 pub(super) fn join(graph: &mut GraphProto) {
@@ -16,7 +17,7 @@ pub(super) fn join(graph: &mut GraphProto) {
         return; // graphs inside may read any name
     }
     let mut names: HashMap<String, String> = HashMap::new();
-    let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut seen: HashMap<u64, TVec<usize>> = HashMap::new();
     let mut nodes: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
     for mut node in graph.node.drain(..) {
         for input in &mut node.input {
@@ -24,8 +25,8 @@ pub(super) fn join(graph: &mut GraphProto) {
                 input.clone_from(name);
             }
         }
-        let alike = seen.entry(hash(&node)).or_default();
-        let first = alike.iter().map(|&i| &nodes[i]).find(|first| same(first, &node));
+        let others = seen.entry(hash(&node)).or_default();
+        let first = others.iter().map(|&i| &nodes[i]).find(|first| same(first, &node));
         match first.filter(|_| !node.output.iter().any(|o| kept.contains(o))) {
             Some(first) => {
                 let outputs = node.output.into_iter().zip(first.output.iter().cloned());
@@ -33,7 +34,7 @@ pub(super) fn join(graph: &mut GraphProto) {
             }
             None => {
                 if first.is_none() {
-                    alike.push(nodes.len());
+                    others.push(nodes.len());
                 }
                 nodes.push(node);
             }
@@ -45,7 +46,29 @@ pub(super) fn join(graph: &mut GraphProto) {
 /// Whether two nodes compute the same. Which outputs there are is part of that; how they and the nodes are called is not.
 fn same(a: &NodeProto, b: &NodeProto) -> bool {
     let outputs = a.output.len() == b.output.len() && a.output.iter().zip(&b.output).all(|(a, b)| a.is_empty() == b.is_empty());
-    outputs && a.op_type == b.op_type && a.domain == b.domain && a.input == b.input && a.attribute == b.attribute
+    let inputs = || a.input.len() == b.input.len() && a.input.iter().zip(&b.input).all(|(a, b)| alike(a, b));
+    let attributes =
+        || a.attribute.len() == b.attribute.len() && a.attribute.iter().zip(&b.attribute).all(|(a, b)| same_attribute(a, b));
+    outputs && alike(&a.op_type, &b.op_type) && alike(&a.domain, &b.domain) && inputs() && attributes()
+}
+
+/// Most are constants of a few bytes, which have nothing but these.
+fn same_attribute(a: &AttributeProto, b: &AttributeProto) -> bool {
+    let (Some(x), Some(y)) = (&a.t, &b.t) else { return a == b };
+    let raw = |t: &TensorProto| {
+        let typed = t.float_data.len() + t.int32_data.len() + t.int64_data.len() + t.double_data.len() + t.uint64_data.len();
+        typed + t.string_data.len() + t.external_data.len() == 0 && t.segment.is_none() && !t.raw_data.is_empty()
+    };
+    if !raw(x) || !raw(y) {
+        return a == b;
+    }
+    alike(&a.name, &b.name) && x.data_type == y.data_type && x.dims == y.dims && x.raw_data == y.raw_data
+}
+
+/// Texts that are equal. Of empty ones that takes no look at memory: where they lie there is none, and to find that out takes some
+/// processors longer than all the rest.
+fn alike(a: &str, b: &str) -> bool {
+    a.len() == b.len() && (a.is_empty() || a == b)
 }
 
 /// Of a node; the same for nodes that are the [`same`], and mostly another for others.

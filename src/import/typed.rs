@@ -7,8 +7,10 @@
 //! What is constant is evaluated on the way, and is put into the typed model when something else reads it: what only made other
 //! constants never gets there.
 
-use super::either;
 use super::whole::{Held, Whole};
+use super::{early, either};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
@@ -22,26 +24,45 @@ const SMALL: usize = 64;
 /// What is said of an output that nothing is known of.
 pub(super) const OPEN: &str = "stays open";
 
-/// The model with types and shapes, if one walk finds them all.
-pub(super) fn typed(mut model: InferenceModel) -> TractResult<TypedModel> {
+/// The model with types and shapes, if one walk finds them all; `nodes` are those that it was parsed from.
+pub(super) fn typed(mut model: InferenceModel, nodes: &[NodeProto]) -> TractResult<TypedModel> {
     let _proofs = model.symbols.proof_cache_session();
     let target = TypedModel { symbols: model.symbols.clone(), ..TypedModel::default() };
-    let mut walk = Walk { target, places: HashMap::new(), values: vec![tvec![]; model.nodes.len()] };
-    for id in model.eval_order()? {
+    // Inputs and initializers stand before them.
+    let first = model.nodes.len().saturating_sub(nodes.len());
+    let values = vec![tvec![]; model.nodes.len()];
+    let mut walk = Walk { target, nodes, first, places: HashMap::new(), constants: HashMap::new(), values };
+    // How often values are still to be read; those that are outputs of the model stay.
+    let order = model.eval_order()?;
+    let mut readers = vec![0usize; model.nodes.len()];
+    order.iter().flat_map(|&id| &model.node(id).inputs).for_each(|input| readers[input.node] += 1);
+    model.output_outlets()?.iter().for_each(|output| readers[output.node] += 1);
+    for id in order {
         walk.visit(&mut model, id).with_context(|| format!("at {}", model.node(id)))?;
+        for input in &model.node(id).inputs {
+            readers[input.node] -= 1;
+            if readers[input.node] == 0 {
+                walk.values[input.node].clear();
+            }
+        }
     }
     walk.finish(&model)
 }
 
-struct Walk {
+struct Walk<'a> {
     target: TypedModel,
+    /// The nodes as ONNX has them, and the number of their first in the parsed model.
+    nodes: &'a [NodeProto],
+    first: usize,
     /// Where in the typed model an output of the parsed one is.
     places: HashMap<OutletId, OutletId>,
+    /// Constants of the typed model, by a hash of what they are.
+    constants: HashMap<u64, TVec<OutletId>>,
     /// Per node: the values of its outputs, if they are constant. They may have no place yet.
     values: Vec<TVec<Arc<Tensor>>>,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn visit(&mut self, model: &mut InferenceModel, id: usize) -> TractResult<()> {
         if let Some(values) = self.evaluated(model.node(id))? {
             self.values[id] = values;
@@ -56,7 +77,7 @@ impl Walk {
             None => {
                 self.infer(model, id)?;
                 if let Some(values) = constants(model.node(id))? {
-                    self.values[id] = values;
+                    self.values[id] = values.into_iter().map(settled).collect();
                     return Ok(());
                 }
                 let node = model.node(id);
@@ -64,6 +85,16 @@ impl Walk {
             }
         };
         self.fold(before)?;
+        if let [output] = outputs[..]
+            && let Some(value) = &self.target.outlet_fact(output)?.konst
+            && value.datum_type().is_tdim()
+        {
+            let value = settled(value.clone());
+            if !value.datum_type().is_tdim() {
+                self.values[id] = tvec![value];
+                return Ok(());
+            }
+        }
         for (slot, output) in outputs.into_iter().enumerate() {
             self.target.outlet_fact(output)?.consistent()?;
             self.places.insert(OutletId::new(id, slot), output);
@@ -83,8 +114,24 @@ impl Walk {
             return Ok(place);
         }
         let value = self.values[outlet.node].get(outlet.slot).with_context(|| format!("{outlet:?} is not known"))?;
-        let place = self.target.add_const(format!("{}.{}", model.node(outlet.node).name, outlet.slot), value.clone())?;
+        let place = self.constant(format!("{}.{} is known", model.node(outlet.node).name, outlet.slot), value.clone())?;
         self.places.insert(outlet, place);
+        Ok(place)
+    }
+
+    /// A constant in the typed model, where there may be one like it. tract would look through all of its nodes for that.
+    fn constant(&mut self, name: String, value: Arc<Tensor>) -> TractResult<OutletId> {
+        let fact = TypedFact::try_from(value.clone())?;
+        if fact.exotic_fact.is_some() {
+            return self.target.add_const(name, value);
+        }
+        let alike = self.constants.entry(hash(&value)).or_default();
+        let same = |&&place: &&OutletId| self.target.outlet_fact(place).is_ok_and(|fact| fact.konst.as_ref() == Some(&value));
+        if let Some(&place) = alike.iter().find(same) {
+            return Ok(place);
+        }
+        let place = self.target.add_node(name, Const::new(value)?, tvec![fact])?.into();
+        alike.push(place);
         Ok(place)
     }
 
@@ -180,7 +227,10 @@ impl Walk {
     /// plan and run that model, as tract does, costs several times as much.
     fn evaluated(&self, node: &InferenceNode) -> TractResult<Option<TVec<Arc<Tensor>>>> {
         if let Some(constant) = node.op.as_op().downcast_ref::<Const>() {
-            return Ok(Some(tvec![constant.val().clone()]));
+            return Ok(Some(tvec![settled(constant.val().clone())]));
+        }
+        if let Some(value) = self.early(node) {
+            return Ok(Some(tvec![value]));
         }
         let small = |value: &&Arc<Tensor>| value.is_plain_ram() && value.volume() <= SMALL;
         let known = |&outlet: &OutletId| self.value(outlet).filter(small).cloned();
@@ -196,6 +246,34 @@ impl Walk {
             }
         };
         Ok(values.filter(|values: &TVec<_>| values.len() == node.outputs.len() && values.iter().all(|value| small(&value))))
+    }
+
+    /// The value of a node that needs no tract: a shape that is known, or what [`early`] finds.
+    fn early(&self, node: &InferenceNode) -> Option<Arc<Tensor>> {
+        let proto = self.nodes.get(node.id.checked_sub(self.first)?)?;
+        if proto.name != node.name || proto.output.len() != 1 || node.outputs.len() != 1 {
+            return None;
+        }
+        let mut inlets = node.inputs.iter();
+        if proto.op_type == "Shape" && proto.attribute.is_empty() {
+            let inlet = inlets.next()?;
+            let dims: TVec<i64> = match self.value(*inlet) {
+                Some(value) => value.shape().iter().map(|&d| d as i64).collect(),
+                None => self
+                    .target
+                    .outlet_fact(*self.places.get(inlet)?)
+                    .ok()?
+                    .shape
+                    .iter()
+                    .map(TDim::as_i64)
+                    .collect::<Option<_>>()?,
+            };
+            return Some(tensor1(&dims).into_arc_tensor());
+        }
+        // An input that the node leaves out is none of tract's.
+        let input = |name: &String| if name.is_empty() { Some(None) } else { Some(Some(self.value(*inlets.next()?)?.clone())) };
+        let inputs = proto.input.iter().map(input).collect::<Option<Vec<_>>>()?;
+        early::value(proto, &inputs.into_iter().map(|value| value.map(settled)).collect::<Vec<_>>())
     }
 
     /// The typed model, with inputs and outputs in the order of the parsed one.
@@ -217,6 +295,26 @@ impl Walk {
 
 fn bytes(value: &Tensor) -> u64 {
     (value.volume() * value.datum_type().size_of()) as u64
+}
+
+/// A value, not as sizes that are expressions if they are numbers: those cost more, and ONNX has none.
+fn settled(value: Arc<Tensor>) -> Arc<Tensor> {
+    match value.datum_type() {
+        DatumType::TDim => super::types::plain(&value).map_or(value.clone(), |plain| plain.into_owned().into_arc_tensor()),
+        _ => value,
+    }
+}
+
+/// Of a tensor; the same for equal ones. It reads the first of its bytes alone.
+fn hash(value: &Tensor) -> u64 {
+    let mut hash = DefaultHasher::new();
+    (value.datum_type(), value.shape()).hash(&mut hash);
+    let plain = value.try_as_plain_ram().ok().filter(|_| value.datum_type().is_copy());
+    if let Some(plain) = plain {
+        let bytes = plain.as_bytes();
+        bytes[..bytes.len().min(256)].hash(&mut hash);
+    }
+    hash.finish()
 }
 
 /// What an operator yields for constants, if a model of it alone evaluates to that.

@@ -154,7 +154,13 @@ impl Onnx {
 
     /// Imported and lowered, with symbols of these sizes.
     fn lowered(&self, key: &Key, symbols: Point, first_try: bool) -> Result<Form, ModelError> {
-        let options = import::Options { symbols, shapes: key.shapes.clone(), values: key.values.clone(), first_try };
+        let options = import::Options {
+            symbols,
+            shapes: key.shapes.clone(),
+            values: key.values.clone(),
+            first_try,
+            lean: self.options.lean,
+        };
         let start = Instant::now();
         let imported = import::import(&self.path, &options)?;
         let parsed = start.elapsed();
@@ -219,6 +225,7 @@ impl Onnx {
             // What the import needed is freed by now; the weights follow.
             maps.iter().for_each(|map| mapped::sparing(map));
             mapped::trim();
+            mapped::release_code();
         }
         let start = Instant::now();
         let format = |what: String| ModelError::Format { path: self.path.clone(), what };
