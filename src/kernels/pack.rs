@@ -99,12 +99,24 @@ impl Kernel for Block<'_> {
                         V::transpose(from.add(c * column + r), column, to.add(r * to_row + c), to_row);
                     }
                 }
+                if c0 < columns && c0 + V::LANES <= width {
+                    // There is room for a square: one with zeros for the columns that there are not.
+                    let mut square = [[0f32; 16]; 16];
+                    for r in (0..r0).step_by(V::LANES) {
+                        for (c, line) in square.iter_mut().enumerate().take(columns - c0) {
+                            V::load(from.add((c0 + c) * column + r)).store(line.as_mut_ptr());
+                        }
+                        V::transpose(square.as_ptr().cast(), 16, to.add(r * to_row + c0), to_row);
+                    }
+                    c0 += V::LANES;
+                }
             }
-            for r in 0..rows {
-                for c in if r < r0 { c0 } else { 0 }..columns {
+            for r in if c0 >= width { r0 } else { 0 }..rows {
+                let done = if r < r0 { c0 } else { 0 };
+                for c in done..columns {
                     to.add(r * to_row + c).write(from.add(r * row + c * column).read());
                 }
-                for c in columns..width {
+                for c in done.max(columns)..width {
                     to.add(r * to_row + c).write(0.0);
                 }
             }

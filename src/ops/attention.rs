@@ -11,7 +11,7 @@ use crate::kernels::epilogue::Epilogue;
 use crate::kernels::gemm::{Product, Right};
 use crate::kernels::pack::{self, Strided};
 use crate::kernels::reduce::{RowFactors, Scores};
-use crate::kernels::{Backend, HOST};
+use crate::kernels::{Backend, F32s, HOST};
 use crate::program::attention::BLOCK;
 use crate::program::{Attention, OpKind, Rules, packed_len};
 
@@ -64,8 +64,10 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
         if columns > 0 {
             let a_part = if depth > 0 { q.from(at(a.q) + r * q_row) } else { q };
             let (b, epilogue) = (Right::Packed(keys.src()), plain(a.scale));
-            Product { m, n: columns, k: depth, a: a_part, a_row: q_row, b, c: scores, c_row: stride, epilogue: &epilogue }
-                .run::<B>();
+            // Whole vectors, where there are more than a few columns: there is room in the rows of scores, and tiles whose columns end
+            // inside a vector are put down on the stack first.
+            let n = if columns > 4 { columns.next_multiple_of(B::F::LANES) } else { columns };
+            Product { m, n, k: depth, a: a_part, a_row: q_row, b, c: scores, c_row: stride, epilogue: &epilogue }.run::<B>();
             let [mb, mh, mr, mc] = a.mask.map(|s| s as usize);
             let mask = mask.map(|t| (t.from(batch * mb + h * mh + r * mr), mr, mc));
             let visible = if a.causal != 0 { r + columns - rows + 1 } else { columns };
