@@ -31,6 +31,8 @@ mod control;
 mod convert;
 mod deciding;
 mod early;
+#[cfg(test)]
+mod early_tests;
 mod either;
 mod expand;
 mod externs;
@@ -79,8 +81,6 @@ pub struct Options {
     pub values: BTreeMap<String, (DType, Vec<usize>, Vec<u8>)>,
     /// If this fails, another import with more values follows: what takes long and hardly helps is left out.
     pub first_try: bool,
-    /// Memory counts for more than time.
-    pub lean: bool,
 }
 
 /// An imported model.
@@ -154,9 +154,6 @@ fn build(path: &Path, mut model: ModelProto, weights: &[Weight], options: &Optio
         let node = if node.is_empty() { "?".into() } else { node };
         ModelError::node(node, op, format!("tract, which reads the model, can't: {}", trouble.what))
     })?;
-    if options.lean {
-        crate::mapped::release_code();
-    }
     let source =
         convert::Source { model: &typed, weights, inputs: &inputs, outputs: &outputs, borders: &borders, op_types: &op_types };
     let (graph, externs) = convert::convert(&source)?;

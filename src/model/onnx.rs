@@ -154,13 +154,7 @@ impl Onnx {
 
     /// Imported and lowered, with symbols of these sizes.
     fn lowered(&self, key: &Key, symbols: Point, first_try: bool) -> Result<Form, ModelError> {
-        let options = import::Options {
-            symbols,
-            shapes: key.shapes.clone(),
-            values: key.values.clone(),
-            first_try,
-            lean: self.options.lean,
-        };
+        let options = import::Options { symbols, shapes: key.shapes.clone(), values: key.values.clone(), first_try };
         let start = Instant::now();
         let imported = import::import(&self.path, &options)?;
         let parsed = start.elapsed();
