@@ -38,9 +38,7 @@ class Served:
         self.start_ms = (time.perf_counter() - start) * 1e3
         facts = dict(word.split("=", 1) for word in words[1:] if "=" in word)
         self.open_ms = int(facts["open_ns"]) / 1e6 if "open_ns" in facts else None
-        # What the system counted as resident at most, over what was resident before opening.
-        peak, base = self.peak_kb(), int(facts.get("base_kb", 0))
-        self.added_mb = max(peak - base, 0) * 1024 / 1e6 if peak and base else None
+        self.base_kb = int(facts.get("base_kb", 0))
         try:
             with np.load(out / "out.npz") as arrays:
                 self.names, self.outputs = arrays.files, [arrays[key] for key in arrays.files]
@@ -48,12 +46,13 @@ class Served:
             self.close()
             raise Gone(f"no answer to read: {why}") from None
 
-    def peak_kb(self) -> int | None:
+    def added_mb(self) -> float | None:
+        """What the system counted as resident at most so far, over what was resident before opening."""
         try:
             found = re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{self.process.pid}/status").read_text())
         except OSError:
             return None
-        return int(found[1]) if found else None
+        return max(int(found[1]) - self.base_kb, 0) * 1024 / 1e6 if found and self.base_kb else None
 
     def answer(self, wanted) -> list[str]:
         """The words of the first line that is wanted; others are what a library prints."""

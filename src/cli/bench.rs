@@ -69,11 +69,11 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write, allocations: fn() -> u64) -> R
     session.load(&inputs)?;
     session.run()?;
     let open = start.elapsed();
-    session.derive();
     if let Some(dir) = &args.serve {
         return serve(&mut session, &inputs, dir, &format!("ready open_ns={} base_kb={base}", open.as_nanos()), out);
     }
 
+    session.derive();
     let whole = Duration::from_secs_f64(args.seconds);
     let bar = progress::bar("measuring", Some(whole.as_millis() as u64));
     let start = Instant::now();
@@ -151,6 +151,7 @@ fn serve(session: &mut Session, inputs: &Inputs, dir: &Path, ready: &str, out: &
             "" => continue,
             text => text.parse().map_err(|_| Failure::new(format!("\"{text}\" is not a number of runs")))?,
         };
+        session.derive(); // it is not what a run takes
         let mut answer = String::new();
         for _ in 0..runs {
             let time = timed(session, inputs)?;
