@@ -221,7 +221,8 @@ impl AsRef<[u8]> for Mapped {
 
 impl Model {
     /// Opens a file of either kind, as its first bytes say. An image is checked, but for its weights, which are not read
-    /// ([`Options::verify`]); of an ONNX file, inputs and outputs are read.
+    /// ([`Options::verify`]); on Linux a thread of its own brings the pages of a large one into memory meanwhile. Of an ONNX file,
+    /// inputs and outputs are read.
     ///
     /// # Errors
     /// [`ModelError::File`] or [`ModelError::Format`] for the file.
@@ -255,6 +256,9 @@ impl Model {
                 return Err(ModelError::Call(what));
             }
             let format = |e: crate::Error| ModelError::Format { path: path.clone(), what: e.to_string() };
+            if !lean {
+                mapped::fetch(&file);
+            }
             let image = OwnedImage::new(Box::new(Mapped(file)), options.verify, None).map_err(format)?;
             (inputs, outputs) = (programs::ports(&image.image(), false), programs::ports(&image.image(), true));
             metadata = image.image().all_metadata().map(|(k, v)| (k.into(), v.into())).collect();
