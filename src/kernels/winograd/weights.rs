@@ -15,7 +15,7 @@ use core::ops::Range;
 /// The weights of a convolution, in panels.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'m> {
-    /// Per point a packed matrix: what [`derive`] wrote.
+    /// Per point a packed matrix: what [`derive()`] wrote.
     Derived(Src<'m, f32>),
     /// As direct sums take them: they are transformed as they are needed.
     Plain(Src<'m, f32>),
