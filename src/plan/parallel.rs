@@ -1,5 +1,4 @@
-//! Independent pieces of work on all cores: packing and deriving weights, most of the time that it takes to open a large
-//! model.
+//! Independent pieces of work on all cores: packing weights, most of the time that it takes to open a large model.
 
 use alloc::vec::Vec;
 
