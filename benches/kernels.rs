@@ -105,7 +105,7 @@ fn weight(n: usize) -> Weight {
         to.chunks_exact_mut(4).enumerate().for_each(|(i, to)| to.copy_from_slice(&number(i).to_le_bytes()));
         Ok(())
     };
-    Weight { name: "w".into(), bytes: 4 * n as u64, pack: Box::new(pack) }
+    Weight::whole("w".into(), 4 * n as u64, pack)
 }
 
 /// Runs a session on what its inputs hold.

@@ -27,11 +27,6 @@ const LEAST: usize = 16;
 /// (1500 x 1536 x 384 took 1.03 times as long).
 const SHORT: usize = 768;
 
-/// Bytes of weights from which on a single row reads them past the caches: a network with so large a layer has more weights than
-/// caches hold, and what stays there are those of its other layers and its activations (alexnet, 235 MB in three such layers: all
-/// of it 1.03 times as fast with AVX2, 1.04 with AVX-512).
-const STREAM: usize = 12 << 20;
-
 /// The order in which units are computed: tiles of rows in groups, and within a group block by block.
 struct Walk {
     tiles: usize,
@@ -187,7 +182,6 @@ impl Product<'_> {
                 _ if !HOST => Fetch::Nothing,
                 (true, ..) if 4 * m * k > FAR => Fetch::Rows(rows * a_row),
                 (true, _, Some(next)) => Fetch::ahead(next, at.tile - at.first, at.end - at.first),
-                (false, true, _) if m == 1 && 4 * n * k >= STREAM => Fetch::Stream,
                 // Up to three rows take others as fast as the hardware sees them coming. One tile gains by fetching what it reads
                 // itself, and near: with 16 lanes 4 rows of weights in the third-level cache are 1.43 times as fast as by panels,
                 // 8 rows 1.12, 12 rows 1.03, and none is slower from memory. Several tiles are, by up to a tenth: their first one

@@ -40,6 +40,7 @@ pub mod resample;
 #[cfg(any(test, feature = "alloc"))]
 pub mod shallow;
 pub mod simd;
+pub mod slabs;
 pub mod span;
 #[cfg(test)]
 mod tests;

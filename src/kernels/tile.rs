@@ -79,8 +79,6 @@ pub(super) enum Fetch {
     /// A share of other panels, as many as this tile's: those that come next, where weights are many small matrices. Panels of a few
     /// kilobytes end before the hardware has seen where they lead.
     Ahead(Ahead, Share),
-    /// What a single row is about to read of its panels, past the caches: so much that none of it is there the next time.
-    Stream,
     /// What a tile that is alone is about to read of its panels, into the first-level cache.
     Near,
     /// The rows so many elements after this tile's, a share with each of its panels: those of the next tile, where the left
@@ -277,10 +275,7 @@ const fn burst<V: F32s>() -> usize {
     if V::LANES == 16 { 4 } else { 16 }
 }
 
-/// Depth steps by which a single row fetches weights in advance, each a line of each panel (8 to 24 do as well, 64 lose).
-const AHEAD: usize = 16;
-
-/// Depth steps by which the only tile of some rows fetches weights in advance, likewise (12 rows of cold weights with 16 lanes: 59 %
+/// Depth steps by which the only tile of some rows fetches weights in advance, each a line of each panel (12 rows of cold weights with 16 lanes: 59 %
 /// of the FMA peak by 32, 79 by 64, 85 by 80, 87 by 128; 5 rows 27, 33, 31, 28).
 const AHEAD_NEAR: usize = 80;
 
@@ -326,15 +321,6 @@ unsafe fn tile<V: F32s, const R: usize, const W: usize, const D: usize>(block: &
             if R <= most_offset_rows::<V>(W) && !block.offsets.is_null() {
                 for i in 0..block.depth {
                     depth_step(&mut acc[0], a, block.offsets.add(i).read(), b, panel);
-                    b = b.wrapping_add(step);
-                }
-            } else if V::PREFETCHES && R == 1 && D == 1 && block.fetch == Fetch::Stream {
-                let panels = const { (W * V::LANES).div_ceil(PANEL) };
-                for i in 0..block.depth {
-                    for p in 0..panels {
-                        V::prefetch_once(b.wrapping_add(p * panel + AHEAD * PANEL));
-                    }
-                    depth_step(&mut acc[0], a, i, b, panel);
                     b = b.wrapping_add(step);
                 }
             } else if V::PREFETCHES && D == 1 && block.fetch == Fetch::Near {

@@ -6,7 +6,7 @@ use super::net::Net;
 use super::{ExternNode, OpReport};
 use crate::ModelError;
 use crate::graph::{Length, Node, Op, ValueId};
-use crate::plan::draft::{self, Draft, OpDraft, Storage, Weight, WeightId};
+use crate::plan::draft::{self, Draft, OpDraft, Piece, Storage, Weight, WeightId};
 use crate::program::{self, OpKind, Record};
 use crate::tensor::{DType, MAX_RANK};
 use std::collections::HashMap;
@@ -181,10 +181,24 @@ impl<'n> Builder<'n> {
         bytes: u64,
         pack: impl FnOnce(&mut [u8]) -> Result<(), String> + Send + 'static,
     ) -> draft::ValueId {
+        self.weight_in_pieces(key, name, dtype, dims, || Weight::whole(name.into(), bytes, pack).pieces)
+    }
+
+    /// The same of a weight whose pieces can be packed side by side.
+    pub fn weight_in_pieces(
+        &mut self,
+        key: &str,
+        name: &str,
+        dtype: DType,
+        dims: Vec<u32>,
+        pieces: impl FnOnce() -> Vec<Piece>,
+    ) -> draft::ValueId {
         if let Some(&known) = self.packed.get(key) {
             return known;
         }
-        self.weights.push(Weight { name: name.into(), bytes, pack: Box::new(pack) });
+        let pieces = pieces();
+        let bytes = pieces.iter().map(|p| p.bytes).sum();
+        self.weights.push(Weight { name: name.into(), bytes, pieces });
         let storage = Storage::Weight(WeightId(self.weights.len() as u32 - 1));
         let value = self.value(draft::Value { name: name.into(), dtype, dims, storage, bytes });
         self.packed.insert(key.into(), value);

@@ -43,28 +43,108 @@ fn panels_of(
     let mut panels = to.chunks_exact_mut((4 * WIDTH * rows.len()).max(1));
     for (p, columns) in columns.chunks(WIDTH).enumerate() {
         let Some(to) = panels.next() else { return };
+        let panel = Panel::of(columns, scale, p * WIDTH);
+        for (&row, to) in rows.iter().zip(to.as_chunks_mut::<4>().0.as_chunks_mut::<WIDTH>().0) {
+            panel.row(row, to, &at, &run);
+        }
+    }
+}
+
+/// Columns that lie side by side.
+struct Panel<'c> {
+    columns: &'c [Option<usize>],
+    offsets: [usize; WIDTH],
+    scales: [f32; WIDTH],
+    /// There is a source for each column.
+    whole: bool,
+    /// They lie side by side there too, and are taken as they are.
+    together: bool,
+}
+
+impl Panel<'_> {
+    /// These columns, of which the first has this number among the scales.
+    fn of<'c>(columns: &'c [Option<usize>], scale: Option<&[f32]>, first: usize) -> Panel<'c> {
         let (mut offsets, mut scales, mut whole) = ([0; WIDTH], [1.0; WIDTH], columns.len() == WIDTH);
         for (j, column) in columns.iter().enumerate() {
             offsets[j] = column.unwrap_or(0);
-            scales[j] = scale.map_or(1.0, |s| s[p * WIDTH + j]);
+            scales[j] = scale.map_or(1.0, |s| s[first + j]);
             whole &= column.is_some();
         }
         let together = whole && scale.is_none() && offsets.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-        for (&row, to) in rows.iter().zip(to.as_chunks_mut::<4>().0.as_chunks_mut::<WIDTH>().0) {
-            if together && let Some(cells) = run(row + offsets[0]) {
-                *to = cells;
-            } else if whole {
-                for ((cell, offset), scale) in to.iter_mut().zip(offsets).zip(scales) {
-                    *cell = (at(row + offset) * scale).to_le_bytes();
-                }
-            } else {
-                for (j, column) in columns.iter().enumerate() {
-                    if let Some(column) = column {
-                        to[j] = (at(row + column) * scales[j]).to_le_bytes();
-                    }
+        Panel { columns, offsets, scales, whole, together }
+    }
+
+    /// Writes one row of them.
+    #[inline(always)]
+    fn row(
+        &self,
+        row: usize,
+        to: &mut [[u8; 4]; WIDTH],
+        at: &impl Fn(usize) -> f32,
+        run: &impl Fn(usize) -> Option<[[u8; 4]; WIDTH]>,
+    ) {
+        if self.together
+            && let Some(cells) = run(row + self.offsets[0])
+        {
+            *to = cells;
+        } else if self.whole {
+            for ((cell, offset), scale) in to.iter_mut().zip(self.offsets).zip(self.scales) {
+                *cell = (at(row + offset) * scale).to_le_bytes();
+            }
+        } else {
+            for (j, column) in self.columns.iter().enumerate() {
+                if let Some(column) = column {
+                    to[j] = (at(row + column) * self.scales[j]).to_le_bytes();
                 }
             }
         }
+    }
+}
+
+/// Packs a slab, as [`slabs_len`](crate::program::slabs_len) says; rows, columns and `to` are as those of [`panels`].
+pub fn slab(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], source: Source<'_>, scale: Option<&[f32]>) {
+    match source {
+        Source::Stored(all) => {
+            let run = |i| all.get(i..)?.first_chunk::<WIDTH>().copied();
+            slab_of(to, rows, columns, |i| f32::from_le_bytes(all[i]), run, scale);
+        }
+        Source::Made(at) => slab_of(to, rows, columns, at, |_| None, scale),
+    }
+}
+
+fn slab_of(
+    to: &mut [u8],
+    rows: &[usize],
+    columns: &[Option<usize>],
+    at: impl Fn(usize) -> f32,
+    run: impl Fn(usize) -> Option<[[u8; 4]; WIDTH]>,
+    scale: Option<&[f32]>,
+) {
+    let panels: Vec<_> = columns.chunks(WIDTH).enumerate().map(|(p, c)| Panel::of(c, scale, p * WIDTH)).collect();
+    let lines = to.as_chunks_mut::<4>().0.as_chunks_mut::<WIDTH>().0;
+    let Some((slab, last)) = lines.split_at_mut_checked(rows.len() * panels.len()) else { return };
+    let mut exponent = 0;
+    let mut pack = |panel: &Panel<'_>, row: usize, to: &mut [[u8; 4]; WIDTH]| {
+        panel.row(row, to, &at, &run);
+        // All bits of an exponent: an infinity or NaN.
+        exponent = to.iter().fold(exponent, |most, &cell| most.max(u32::from_le_bytes(cell) & 0x7f80_0000));
+    };
+    // In the order of the source, whose pages are given back meanwhile: several panels of a transposed one at a time, which would
+    // write longer stretches, took twice as long.
+    if panels.iter().all(|panel| panel.together) {
+        for (&row, to) in rows.iter().zip(slab.chunks_exact_mut(panels.len().max(1))) {
+            panels.iter().zip(to).for_each(|(panel, to)| pack(panel, row, to));
+        }
+    } else {
+        for (p, panel) in panels.iter().enumerate() {
+            for (&row, to) in rows.iter().zip(slab.chunks_exact_mut(panels.len().max(1))) {
+                pack(panel, row, &mut to[p]);
+            }
+        }
+    }
+    let finite = exponent < 0x7f80_0000;
+    if let [last, ..] = last {
+        last[0] = (!finite as u32 as f32).to_le_bytes();
     }
 }
 
@@ -119,6 +199,34 @@ mod tests {
             for scale in [None, Some(&[2.0; 32][..])] {
                 assert_eq!(pack(Source::Stored(&bytes), scale), pack(Source::Made(&|i| source[i]), scale));
             }
+        }
+    }
+
+    #[test]
+    fn slabs_keep_rows_together_and_say_what_is_finite() {
+        let source: Vec<f32> = (0..120).map(|i| i as f32).collect();
+        let bytes: Vec<[u8; 4]> = source.iter().map(|v| v.to_le_bytes()).collect();
+        // 3 x 40: side by side, and transposed.
+        for (rows, columns) in [([0, 40, 80], (0..40).collect::<Vec<usize>>()), ([0, 1, 2], (0..40).map(|c| 3 * c).collect())] {
+            let places: Vec<_> = columns.iter().copied().map(Some).collect();
+            for scale in [None, Some(&[2.0; 40][..])] {
+                let (mut to, mut made) = (vec![0; 4 * (3 * 48 + 16)], vec![0; 4 * (3 * 48 + 16)]);
+                slab(&mut to, &rows, &places, Source::Stored(&bytes), scale);
+                slab(&mut made, &rows, &places, Source::Made(&|i| source[i]), scale);
+                assert_eq!(to, made);
+                let packed = floats(&to);
+                for (r, row) in rows.iter().enumerate() {
+                    for (c, column) in columns.iter().enumerate() {
+                        assert_eq!(packed[48 * r + c], source[row + column] * scale.map_or(1.0, |s| s[c]));
+                    }
+                    assert_eq!(packed[48 * r + 40..][..8], [0.0; 8]);
+                }
+                assert_eq!(packed[3 * 48], 0.0);
+            }
+            let mut to = vec![0; 4 * (3 * 48 + 16)];
+            let at = |i: usize| if i == 119 { f32::NEG_INFINITY } else { 1.0 };
+            slab(&mut to, &rows, &places, Source::Made(&at), None);
+            assert_eq!(floats(&to)[3 * 48], 1.0);
         }
     }
 

@@ -47,6 +47,13 @@ impl Sketch {
         self.graph.values.len() - 1
     }
 
+    fn constant(&mut self, dims: &[usize], elements: Vec<f32>) -> usize {
+        let bytes: Vec<u8> = elements.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let constant = Some(Bytes::Owned(bytes.into()));
+        self.graph.values.push(Value { name: "constant".into(), dtype: DType::F32, dims: dims.to_vec(), constant });
+        self.graph.values.len() - 1
+    }
+
     fn concat(&mut self, inputs: &[usize]) -> usize {
         let mut dims = self.graph.values[inputs[0]].dims.clone();
         dims[1] = inputs.iter().map(|&v| self.graph.values[v].dims[1]).sum();
@@ -60,10 +67,17 @@ impl Sketch {
     }
 
     /// The kinds of the program's ops, and its answer to the same input.
-    fn answer(mut self) -> (Vec<OpKind>, Vec<f32>) {
+    fn answer(self) -> (Vec<OpKind>, Vec<f32>) {
+        let (kinds, _, answer) = self.evaluate();
+        (kinds, answer)
+    }
+
+    /// The same, and the bytes of each of its weights.
+    fn evaluate(mut self) -> (Vec<OpKind>, Vec<u64>, Vec<f32>) {
         self.graph.outputs = vec![ValueId(self.graph.values.len() - 1)];
         let lowered = lower(self.graph, &Options::default()).unwrap();
         let kinds = lowered.model.programs[0].ops.iter().map(|op| op.kind).collect();
+        let weights = lowered.model.weights.iter().map(|w| w.bytes).collect();
         let built = plan::build(lowered.model, &plan::Options::default()).unwrap();
         let image = Image::new(&built.image).unwrap();
         let mut arena = AlignedBytes::zeroed(image.main().arena_bytes(), 64);
@@ -71,7 +85,37 @@ impl Sketch {
         let numbers = (0..).map(|i| (i * 37 % 101) as f32);
         session.input::<f32>(0).unwrap().iter_mut().zip(numbers).for_each(|(x, v)| *x = v);
         session.run().unwrap();
-        (kinds, session.output::<f32>(0).unwrap().to_vec())
+        (kinds, weights, session.output::<f32>(0).unwrap().to_vec())
+    }
+}
+
+/// A single row times weights of 4.3 MB, which lie in slabs of 512 columns: stored by columns, by rows, and scaled.
+#[test]
+fn large_weights_of_a_single_row_lie_in_slabs() {
+    let (k, n) = (1800, 600);
+    let weight = |d: usize, j: usize| ((d * 7 + j * 3) % 13) as f32 - 6.0;
+    for (by_columns, scaled) in [(true, false), (false, false), (true, true)] {
+        let mut net = Sketch::new(&[1, k]);
+        let middle = net.constant(&[1, k], vec![50.0; k]);
+        let x = net.add(Op::Binary(Binary::Sub), &[0, middle], &[1, k]);
+        let x = net.add(Op::Unary(Unary::Clip, [0.0, f32::INFINITY]), &[x], &[1, k]);
+        let (w, letters) = match by_columns {
+            true => (net.constant(&[n, k], (0..n * k).map(|i| weight(i % k, i / k)).collect()), "nk"),
+            false => (net.constant(&[k, n], (0..n * k).map(|i| weight(i / n, i % n)).collect()), "kn"),
+        };
+        let op = Op::EinSum { inputs: vec!["mk".into(), letters.into()], output: "mn".into() };
+        let y = net.add(op, &[x, w], &[1, n]);
+        if scaled {
+            let factors = net.constant(&[1, n], (0..n).map(|j| (j % 5) as f32).collect());
+            net.add(Op::Binary(Binary::Mul), &[y, factors], &[1, n]);
+        }
+        let (_, weights, got) = net.evaluate();
+        assert!(weights.contains(&(4 * (1800 * 608 + 2 * 16))), "{weights:?}");
+        let x: Vec<f32> = (0..k).map(|i| ((i * 37 % 101) as f32 - 50.0).max(0.0)).collect();
+        for (j, got) in got.iter().enumerate() {
+            let sum: f32 = (0..k).map(|d| x[d] * weight(d, j)).sum();
+            assert_eq!(*got, if scaled { sum * (j % 5) as f32 } else { sum }, "column {j}");
+        }
     }
 }
 

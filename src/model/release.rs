@@ -23,10 +23,10 @@ pub(super) fn releasing<T>(maps: &[Arc<Mmap>], mut model: Model, work: impl FnOn
         return work(model);
     }
     let (maps, packed): (Arc<[_]>, _) = (maps.into(), Arc::new(AtomicU64::new(0)));
-    for weight in &mut model.weights {
-        let (maps, packed, bytes) = (maps.clone(), packed.clone(), weight.bytes);
-        let pack = std::mem::replace(&mut weight.pack, Box::new(|_| Ok(())));
-        weight.pack = Box::new(move |to| {
+    for piece in model.weights.iter_mut().flat_map(|weight| &mut weight.pieces) {
+        let (maps, packed, bytes) = (maps.clone(), packed.clone(), piece.bytes);
+        let pack = std::mem::replace(&mut piece.pack, Box::new(|_| Ok(())));
+        piece.pack = Box::new(move |to| {
             pack(to)?;
             if packed.fetch_add(bytes, Relaxed) % STEP + bytes >= STEP {
                 maps.iter().for_each(|m| mapped::release(m));

@@ -5,7 +5,8 @@ use crate::error::{Error, Kind, Result};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::gemm::{Product, Right, tile_of};
 use crate::kernels::pack::{self, Strided};
-use crate::kernels::{Backend, Dst, Src, clamp};
+use crate::kernels::slabs;
+use crate::kernels::{Backend, Dst, HOST, Src, clamp};
 use crate::program::gemm::Row;
 use crate::program::{Cut, Gemm, OpKind, Rules, packed_len};
 use core::ops::Range;
@@ -37,6 +38,11 @@ fn eval<B: Backend>(context: &Context<'_>, op: &Op<'_>) -> Result<Units> {
     let (record, _) = op.record::<Gemm>()?;
     let epilogue = epilogue_of::<B>(context, op, &record.epilogue, record.alpha)?;
     let (a, b, c) = (context.input(op, 0), context.input(op, 1), context.output(op, 0));
+    if HOST && record.b_packed == 2 {
+        let row = slabs::Row { n: record.n as usize, k: record.k as usize, a, b, c, epilogue: &epilogue };
+        row.units::<B>(context.units(row.count()));
+        return Ok(Units::any(row.count()));
+    }
     Ok(Units::any(gemm::<B>(record, a, b, c, epilogue, context.scratch(), context.range(), context.resumes())))
 }
 

@@ -164,16 +164,12 @@ mod tests {
             outputs: vec![ValueId(2)],
             ..Draft::default()
         };
-        let weight = Weight {
-            name: "w".into(),
-            bytes: 4 * g.weights(),
-            pack: Box::new(|to| {
-                for (i, to) in to.chunks_exact_mut(4).enumerate() {
-                    to.copy_from_slice(&((i * 7919 % 2003) as f32 / 2003.0 - 0.5).to_le_bytes());
-                }
-                Ok(())
-            }),
-        };
+        let weight = Weight::whole("w".into(), 4 * g.weights(), |to| {
+            for (i, to) in to.chunks_exact_mut(4).enumerate() {
+                to.copy_from_slice(&((i * 7919 % 2003) as f32 / 2003.0 - 0.5).to_le_bytes());
+            }
+            Ok(())
+        });
         // A second program of the same weight.
         let other = Draft { name: "other".into(), ..draft.clone() };
         let model = Model { programs: vec![draft, other], weights: vec![weight], metadata: Vec::new() };

@@ -3,7 +3,9 @@
 use crate::program::{OpKind, Record};
 use crate::tensor::{DType, Quantisation};
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// Number of a value in its [`Draft`].
@@ -106,7 +108,7 @@ pub struct Draft {
     pub lengths: Vec<Length>,
 }
 
-/// Writes a weight's bytes, in the layout that its op wants, into the image. Called once, by any
+/// Writes bytes of a weight, in the layout that its op wants, into the image. Called once, by any
 /// thread; fails with a message.
 pub type Pack = Box<dyn FnOnce(&mut [u8]) -> Result<(), String> + Send>;
 
@@ -114,10 +116,54 @@ pub type Pack = Box<dyn FnOnce(&mut [u8]) -> Result<(), String> + Send>;
 pub struct Weight {
     /// Its name, for messages.
     pub name: String,
-    /// Bytes in the image. The packer gets them zeroed.
+    /// Bytes in the image. The packers get them zeroed.
+    pub bytes: u64,
+    /// They write them, one piece after the other.
+    pub pieces: Vec<Piece>,
+}
+
+/// A piece of a weight: threads pack those of a large one side by side.
+pub struct Piece {
+    /// Its bytes.
     pub bytes: u64,
     /// Writes them.
     pub pack: Pack,
+}
+
+impl Weight {
+    /// A weight in one piece.
+    pub fn whole(name: String, bytes: u64, pack: impl FnOnce(&mut [u8]) -> Result<(), String> + Send + 'static) -> Weight {
+        Weight { name, bytes, pieces: alloc::vec![Piece { bytes, pack: Box::new(pack) }] }
+    }
+
+    /// Its pieces, each with the memory that it writes, and the weight's name.
+    pub fn jobs(self, mut to: &mut [u8]) -> Result<Vec<Job<'_>>, String> {
+        let (name, all): (Arc<str>, u64) = (self.name.into(), self.pieces.iter().map(|p| p.bytes).sum());
+        if all != to.len() as u64 {
+            return Err(format!("weight \"{name}\": its pieces have {all} bytes, not {}", to.len()));
+        }
+        let mut jobs = Vec::with_capacity(self.pieces.len());
+        for Piece { bytes, pack } in self.pieces {
+            let (mine, rest) = to.split_at_mut(bytes as usize);
+            to = rest;
+            jobs.push(Job { name: name.clone(), pack, to: mine });
+        }
+        Ok(jobs)
+    }
+}
+
+/// A piece and its place.
+pub struct Job<'a> {
+    name: Arc<str>,
+    pack: Pack,
+    to: &'a mut [u8],
+}
+
+impl Job<'_> {
+    /// Packs it.
+    pub fn run(self) -> Result<(), String> {
+        (self.pack)(self.to).map_err(|what| format!("weight \"{}\": {what}", self.name))
+    }
 }
 
 /// All that goes into an image.

@@ -4,11 +4,9 @@
 //! Sizes decide how a weight is packed, and constants may hang on them: so what is shared is found by looking at the packed bytes,
 //! not by where they came from. The largest size comes first, so that others find their parts in it.
 
-use super::draft::{Draft, Model, Storage, Weight, WeightId};
+use super::draft::{Draft, Job, Model, Storage, Weight, WeightId};
 use crate::image::hash;
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -57,9 +55,9 @@ impl Join {
     }
 
     fn weight(&mut self, weight: Weight) -> Result<WeightId, String> {
-        let Weight { name, bytes, pack } = weight;
-        let mut content = alloc::vec![0; bytes as usize];
-        pack(&mut content).map_err(|what| format!("weight \"{name}\": {what}"))?;
+        let name = weight.name.clone();
+        let mut content = alloc::vec![0; weight.bytes as usize];
+        weight.jobs(&mut content)?.into_iter().try_for_each(Job::run)?;
         let mut start = [0; START];
         let shown = content.len().min(START);
         start[..shown].copy_from_slice(&content[..shown]);
@@ -75,13 +73,11 @@ impl Join {
 
     /// The model.
     pub fn finish(self) -> Model {
-        let weight = |Packed { name, content }: Packed| Weight {
-            name,
-            bytes: content.len() as u64,
-            pack: Box::new(move |to| {
+        let weight = |Packed { name, content }: Packed| {
+            Weight::whole(name, content.len() as u64, move |to| {
                 to.copy_from_slice(&content);
                 Ok(())
-            }),
+            })
         };
         Model { programs: self.programs, weights: self.weights.into_iter().map(weight).collect(), metadata: self.metadata }
     }
@@ -92,13 +88,14 @@ mod tests {
     use super::*;
     use crate::plan::draft::{Value, ValueId};
     use crate::tensor::DType;
+    use alloc::boxed::Box;
 
     fn weight(bytes: &'static [u8]) -> Weight {
         let pack = move |to: &mut [u8]| {
             to.copy_from_slice(bytes);
             Ok(())
         };
-        Weight { name: "w".into(), bytes: bytes.len() as u64, pack: Box::new(pack) }
+        Weight::whole("w".into(), bytes.len() as u64, pack)
     }
 
     /// A program that yields two weights.
@@ -139,7 +136,7 @@ mod tests {
     #[test]
     fn a_weight_that_can_not_be_packed_is_named() {
         let mut model = model([b"a", b"b"]);
-        model.weights[1].pack = Box::new(|_| Err("it is torn".into()));
+        model.weights[1].pieces[0].pack = Box::new(|_| Err("it is torn".into()));
         assert_eq!(Join::default().add(model).unwrap_err(), "weight \"w\": it is torn");
     }
 }

@@ -176,12 +176,10 @@ fn pack(weights: Vec<Weight>, offsets: &[Option<u64>], bytes: &mut [u8]) -> Resu
         }
         let (to, behind) = rest.split_at_mut(room.end);
         (rest, start, total) = (behind, offset + weight.bytes, total + weight.bytes);
-        jobs.push((weight, &mut to[room.start..]));
+        jobs.extend(weight.jobs(&mut to[room.start..]).map_err(PlanError::Program)?);
     }
-    let done = parallel::each(jobs, parallel::threads_for(total), |(weight, to)| {
-        (weight.pack)(to).map_err(|what| PlanError::Program(format!("weight \"{}\": {what}", weight.name)))
-    });
-    done.into_iter().collect::<Result<Vec<()>, _>>()?;
+    let done = parallel::each(jobs, parallel::threads_for(total), draft::Job::run);
+    done.into_iter().collect::<Result<Vec<()>, _>>().map_err(PlanError::Program)?;
     Ok(total)
 }
 

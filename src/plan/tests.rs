@@ -214,11 +214,10 @@ fn interpret(d: &Draft, state: &mut Vec<u8>, weight: &[u8], inputs: &[Vec<u8>]) 
 }
 
 fn model(d: &Draft) -> Model {
-    let pack = Box::new(|out: &mut [u8]| {
+    let weights = vec![Weight::whole("w".into(), 32, |out| {
         out.iter_mut().enumerate().for_each(|(i, b)| *b = i as u8 * 7);
         Ok(())
-    });
-    let weights = vec![Weight { name: "w".into(), bytes: 32, pack }];
+    })];
     Model { programs: vec![d.clone()], weights, metadata: vec![("key".into(), "välue".into())] }
 }
 

@@ -12,6 +12,18 @@ pub const fn packed_len(k: u64, n: u64) -> u64 {
     n.div_ceil(PANEL as u64) * PANEL as u64 * k
 }
 
+/// Columns of a slab of weights for a single row.
+pub const SLAB: u32 = 512;
+
+/// Columns of a slab that are a unit of work.
+pub const SLAB_UNIT: u32 = 256;
+
+/// Elements of a `k x n` matrix in slabs: `ceil(n / 512)` of them, `[k][512]`, the last one `[k][what is left]`, padded with zeros to
+/// a multiple of 16. Behind each are 16 elements of which the first is 0.0 if all of the slab are finite.
+pub const fn slabs_len(k: u64, n: u64) -> u64 {
+    packed_len(k, n) + n.div_ceil(SLAB as u64) * PANEL as u64
+}
+
 /// What happens to a product before it is stored:
 /// `y = act(product + bias[column] + residual)`, or `act(product + bias[column]) + residual`.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -82,7 +94,8 @@ pub struct Gemm {
     pub b_col: u32,
     /// Stride between rows of C.
     pub c_row: u32,
-    /// 1: B is packed in panels ([`packed_len`]); 0: B is addressed by its strides, and packed into scratch when run.
+    /// 1: B is packed in panels ([`packed_len`]); 0: B is addressed by its strides, and packed into scratch when run; 2: B is packed in
+    /// slabs ([`slabs_len`]), and there is a single row (not on bare metal).
     pub b_packed: u32,
     /// Factor of the product.
     pub alpha: f32,
@@ -134,8 +147,13 @@ impl Gemm {
 
     /// Whether it is one row times packed weights: what [`Row`] asks.
     pub fn is_row(&self) -> bool {
+        self.is_single() && self.b_packed == 1
+    }
+
+    /// Whether it is one row, contiguous, and no batch.
+    pub fn is_single(&self) -> bool {
         let [a, b, c] = self.batch;
-        [self.m, a, b, c, self.a_col, self.b_packed].iter().all(|&n| n == 1)
+        [self.m, a, b, c, self.a_col].iter().all(|&n| n == 1)
     }
 
     fn axes(&self, strides: [u32; 3], inner: [(u32, u32); 2]) -> [(u32, u32); 5] {
@@ -157,6 +175,8 @@ impl Record for Gemm {
                 };
                 reach(&self.axes(self.b_batch, [(one, 1), (1, 0)]))?
             }
+            2 if self.is_single() && cfg!(not(target_os = "none")) => slabs_len(self.k as u64, self.n as u64),
+            2 => return bad("a gemm's weights in slabs are for one row, and for hosts"),
             _ => return bad("a gemm has an unknown layout of B"),
         };
         operands.reads(1, b)?;
@@ -189,6 +209,9 @@ impl Record for Gemm {
     }
 
     fn unit_work(&self, tile: Tile) -> u64 {
+        if self.b_packed == 2 {
+            return SLAB_UNIT.min(self.n) as u64 * self.k as u64;
+        }
         let (rows, columns) = Cut::of(self.merged().0, self.n as usize, self.k as usize, tile).largest();
         (rows as u64 * columns as u64).saturating_mul(self.k as u64)
     }

@@ -33,7 +33,7 @@ pub use attention::Attention;
 pub use conv::{Conv, Pool, PoolKind};
 pub use cut::{Cut, Tile};
 pub use data::{Copy, Extern, Gather};
-pub use gemm::{Epilogue, Gemm, PANEL, packed_len};
+pub use gemm::{Epilogue, Gemm, PANEL, SLAB, SLAB_UNIT, packed_len, slabs_len};
 pub use index::{Index, Join};
 pub use map::{Binary, Domain, Instruction, Map, Unary};
 pub use recurrent::{Gru, Lstm, Steps, hidden_padded};

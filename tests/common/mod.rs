@@ -26,13 +26,12 @@ fn op(name: &str, mut op: OpDraft, inputs: &[u32], output: u32) -> OpDraft {
 }
 
 fn weight(name: &str, elements: u64) -> Weight {
-    let pack = Box::new(|to: &mut [u8]| {
+    Weight::whole(name.into(), 4 * elements, |to| {
         for (i, cell) in to.chunks_exact_mut(4).enumerate() {
             cell.copy_from_slice(&((i % 7) as f32 * 0.25 - 0.75).to_le_bytes());
         }
         Ok(())
-    });
-    Weight { name: name.into(), bytes: 4 * elements, pack }
+    })
 }
 
 /// x `[1][6][6][3]` -> convolution 3x3 to 16 channels, ReLU -> pooling 2x2 -> product to y `[10]`.
@@ -108,13 +107,12 @@ pub fn image() -> Built {
 #[allow(dead_code)]
 pub fn indexed() -> Built {
     let places = |name: &str, dtype: DType, values: &'static [i64]| {
-        let pack = Box::new(move |to: &mut [u8]| {
+        Weight::whole(name.into(), (values.len() * dtype.size()) as u64, move |to| {
             for (cell, v) in to.chunks_exact_mut(dtype.size()).zip(values) {
                 cell.copy_from_slice(&v.to_le_bytes()[..dtype.size()]);
             }
             Ok(())
-        });
-        Weight { name: name.into(), bytes: (values.len() * dtype.size()) as u64, pack }
+        })
     };
     let mut along = Index::new(4, 1);
     (along.rank, along.depth) = (2, 1);
@@ -239,11 +237,10 @@ pub fn lengths() -> Built {
             .to_vec(),
         ..Draft::default()
     };
-    let pack = Box::new(|to: &mut [u8]| {
+    let weights = vec![Weight::whole("three".into(), 8, |to| {
         to.copy_from_slice(&3i64.to_le_bytes());
         Ok(())
-    });
-    let weights = vec![Weight { name: "three".into(), bytes: 8, pack }];
+    })];
     let model = Model { programs: vec![main], weights, metadata: vec![] };
     plan::build(model, &plan::Options::default()).expect("the model is sound")
 }

@@ -2,6 +2,7 @@
 
 mod conv;
 mod gemm;
+mod slabs;
 #[cfg(feature = "alloc")]
 mod winograd;
 
