@@ -169,6 +169,11 @@ impl Constant {
 
     /// All elements, row-major, as integers.
     pub fn i64s(&self) -> Vec<i64> {
+        // Indices mostly are what they are stored as, one behind the other: tables of them can be long.
+        if self.stored == DType::I64 && self.layout.is_row_major() {
+            let all = self.store.as_slice()[8 * self.layout.offset..].as_chunks::<8>().0;
+            return all[..self.layout.elements()].iter().map(|&b| i64::from_le_bytes(b)).collect();
+        }
         let truth = self.dtype == DType::Bool && is_float(self.stored);
         self.indices().into_iter().map(|i| if truth { (self.at(i) != 0.0) as i64 } else { self.integer(i) }).collect()
     }

@@ -187,8 +187,8 @@ fn affine(indices: &[i64], shape: &[usize], n: usize) -> Option<(usize, Vec<usiz
         if len > 1 {
             *step = all[inner].checked_sub(first)?;
             // Each block of the axes from this one on is the one inside of it, shifted.
-            let shifted = |k: usize| all[k] == all[k % inner] + k / inner * *step;
-            if !(0..inner * len).all(shifted) {
+            let shifted = |k: usize| all[k * inner..][..inner].iter().zip(&all).all(|(&i, &first)| i == first + k * *step);
+            if !(1..len).all(shifted) {
                 return None;
             }
         }
