@@ -36,6 +36,39 @@ fn walk_by<T: Element + Into<i64>>(
             base += place[axis] as usize * record.base[axis] as usize;
         }
     }
+    if HOST && depth == 1 && rank > 0 {
+        // Of single indices most are read one after the other: along the last axis nothing else changes. A device has one loop for all.
+        let (size, stride, last) = (record.sizes[0] as i64, record.strides[0] as usize, rank - 1);
+        let (row, step) = (record.dims[last], record.base[last] as usize);
+        let mut t = tuples.start;
+        while t < tuples.end {
+            let count = (row.saturating_sub(place[last]) as usize).clamp(1, tuples.end - t);
+            for k in t..t + count {
+                let index = indices.at(k).into();
+                let index = if index < 0 { index.saturating_add(size) } else { index };
+                if index < 0 || index >= size {
+                    return Err(Error::new(Kind::Value, "an index is outside of the axis that it counts on"));
+                }
+                each(k, base + index as usize * stride);
+                base += step;
+            }
+            t += count;
+            place[last] += count as u32;
+            // The next place in the index space.
+            for axis in (0..rank).rev().take_while(|_| t < tuples.end) {
+                if place[axis] < record.dims[axis] {
+                    break;
+                }
+                base -= place[axis] as usize * record.base[axis] as usize;
+                place[axis] = 0;
+                if let Some(outer) = axis.checked_sub(1) {
+                    place[outer] += 1;
+                    base += record.base[outer] as usize;
+                }
+            }
+        }
+        return Ok(());
+    }
     for t in tuples {
         let mut start = base;
         for (k, (&size, &stride)) in axes.0.iter().zip(axes.1).enumerate() {
