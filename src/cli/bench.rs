@@ -6,7 +6,7 @@ use super::run::duration;
 use super::{Failure, HostArgs, IsaArgs, ModelArgs, Result, npz, progress};
 use clap::Args;
 use serde_json::json;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -165,7 +165,10 @@ fn serve(session: &mut Session, inputs: &Inputs, dir: &Path, ready: &str, out: &
 
 /// Resident memory of the process in KiB; 0 where the system does not tell.
 fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // Read at once: by pieces that grow it takes longer than opening a small model.
+    let mut status = String::with_capacity(8 << 10);
+    let file = std::fs::File::open("/proc/self/status");
+    let _ = file.and_then(|mut file| file.read_to_string(&mut status));
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
