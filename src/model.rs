@@ -266,8 +266,7 @@ impl Model {
         } else {
             #[cfg(feature = "onnx")]
             {
-                drop(file);
-                let onnx = onnx::Onnx::open(&path, options)?;
+                let onnx = onnx::Onnx::open(&path, file, options)?;
                 (inputs, outputs, metadata) = (onnx.inputs(), onnx.outputs(), onnx.metadata());
                 Source::Onnx(Box::new(onnx))
             }

@@ -5,10 +5,10 @@
 //! sizes for that is found out by tract ([`known`](super::known)). Of an `If` that data decide both branches are computed, if
 //! that can do no harm. What is left, tract runs on the host, but for a `Loop`.
 
+use super::hash::{HashMap, HashSet};
 use super::known::{Known, Scope};
 use super::loops;
 use crate::ModelError;
-use std::collections::{HashMap, HashSet};
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 /// Nodes of a model at the most, when its loops are written out.
@@ -77,7 +77,7 @@ fn branch(graph: &GraphProto, node: &NodeProto, opset: i64, known: &Known) -> Op
     let side = if truth { "then_branch" } else { "else_branch" };
     let body = subgraph(node, side)?;
     let mut written = (vec![], vec![]);
-    let outputs = inlined(body, HashMap::new(), &format!("{}.{side}", node.name), &mut written);
+    let outputs = inlined(body, HashMap::default(), &format!("{}.{side}", node.name), &mut written);
     let wanted = node.output.iter().zip(outputs).filter(|(to, _)| !to.is_empty());
     written.0.extend(wanted.map(|(to, from)| copy(&from, to)));
     Some(written)
@@ -89,7 +89,7 @@ fn both(graph: &GraphProto, node: &NodeProto, opset: i64, known: &Known) -> Opti
     let mut sides = vec![];
     for side in ["then_branch", "else_branch"] {
         let body = subgraph(node, side).filter(|body| body.node.iter().all(never_fails))?;
-        sides.push(inlined(body, HashMap::new(), &format!("{}.{side}", node.name), &mut written));
+        sides.push(inlined(body, HashMap::default(), &format!("{}.{side}", node.name), &mut written));
     }
     let condition = input(node, 0)?;
     for (i, to) in node.output.iter().enumerate().filter(|(_, to)| !to.is_empty()) {

@@ -6,6 +6,7 @@
 
 use super::bfloat::Borders;
 use super::externs::{Externs, Operand, Recipe, Work};
+use super::hash::HashMap;
 use super::lengths::{self, Lengths};
 use super::open::Open;
 use super::quantise::Linear;
@@ -16,7 +17,6 @@ use super::{expand, native, onnx, types};
 use crate::ModelError;
 use crate::graph::{Bytes, Graph, Node, Op, Value, ValueId};
 use crate::tensor::DType;
-use std::collections::HashMap;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::tract_core::ops::array::Range;
 use tract_onnx::tract_hir::tract_core::ops::konst::Const;
@@ -68,7 +68,7 @@ pub(super) struct Converter<'a> {
 pub(super) fn convert(source: &Source<'_>) -> Result<(Graph, Externs), ModelError> {
     let model = source.model;
     let any = model.nodes.iter().flat_map(|n| &n.outputs).any(|o| o.fact.shape.as_concrete().is_none());
-    let mut c = Converter { source, graph: Graph::default(), open: Open::new(any), recipes: Vec::new(), ids: HashMap::new() };
+    let mut c = Converter { source, graph: Graph::default(), open: Open::new(any), recipes: Vec::new(), ids: HashMap::default() };
     for (i, &input) in model.inputs.iter().enumerate() {
         let id = c.value_of(input)?;
         // tract gives an input the name of an operator behind it that does nothing.

@@ -2,8 +2,8 @@
 //!
 //! Such an input is best given as a value at once: an import that finds a size open in its middle is an import for nothing.
 
+use super::hash::HashSet;
 use super::wire::{Damaged, Field};
-use std::collections::HashSet;
 
 /// The names in a node's fields with this number: 1 for inputs, 2 for outputs. That they are text is looked at when they are used.
 fn names<'a>(node: &Field<'a>, number: u32) -> Result<impl Iterator<Item = Result<&'a [u8], Damaged>>, Damaged> {
@@ -22,10 +22,10 @@ fn operator<'a>(node: &Field<'a>) -> Result<&'a [u8], Damaged> {
 /// # Errors
 /// A node is damaged.
 pub(super) fn deciding<'a>(nodes: &[Field<'a>]) -> Result<HashSet<&'a [u8]>, Damaged> {
-    let mut deciding = HashSet::new();
+    let mut deciding = HashSet::default();
     let mut last = 0;
-    for (i, node) in nodes.iter().enumerate() {
-        let op = operator(node)?;
+    let operators = nodes.iter().map(operator).collect::<Result<Vec<_>, _>>()?;
+    for (i, (node, op)) in nodes.iter().zip(&operators).enumerate() {
         if let Some(first) = sized_by(op) {
             for name in names(node, 1)?.skip(first) {
                 deciding.insert(name?);
@@ -36,9 +36,8 @@ pub(super) fn deciding<'a>(nodes: &[Field<'a>]) -> Result<HashSet<&'a [u8]>, Dam
         }
     }
     // What is still looked for as the walk goes to the first node. It ends at sizes and at constants, mostly soon.
-    let mut wanted: HashSet<&[u8]> = HashSet::new();
-    for node in nodes[..last].iter().rev() {
-        let op = operator(node)?;
+    let mut wanted: HashSet<&[u8]> = HashSet::default();
+    for (node, op) in nodes[..last].iter().zip(&operators).rev() {
         let mut follows = makes(op);
         for name in names(node, 2)? {
             follows |= wanted.remove(name?) && carries(op);

@@ -3,9 +3,9 @@
 
 use super::control::Written;
 use super::guard;
+use super::hash::{HashMap, HashSet};
 use super::whole::{self, STOCK};
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, type_proto};
 use tract_onnx::prelude::*;
@@ -107,7 +107,7 @@ impl Scope<'_> {
     fn leading_to(&self, name: &str) -> TractResult<Option<(ModelProto, bool)>> {
         let mut graph = GraphProto::default();
         let mut wanted = vec![name.to_string()];
-        let mut seen: HashSet<String> = HashSet::new();
+        let mut seen: HashSet<String> = HashSet::default();
         let mut open = false;
         while let Some(name) = wanted.pop() {
             if name.is_empty() || !seen.insert(name.clone()) {

@@ -10,9 +10,9 @@
 
 use super::attributes::{Attributes, int, ints};
 use super::control::{NODES, Written, constants, copy, inlined, input, subgraph};
+use super::hash::{HashMap, HashSet};
 use super::known::{Known, Scope};
 use super::whole::CHOICE;
-use std::collections::{HashMap, HashSet};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
 
@@ -72,7 +72,7 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(graph: &'a GraphProto, node: &'a NodeProto, opset: i64, known: &'a Known) -> Option<Writer<'a>> {
         let body = subgraph(node, "body")?;
-        let (mut constants_of, mut written) = (HashMap::new(), (vec![], vec![]));
+        let (mut constants_of, mut written) = (HashMap::default(), (vec![], vec![]));
         // What a body takes from outside hides its constants of the same name.
         for formal in &body.input {
             constants_of.insert(formal.name.clone(), String::new());
@@ -299,7 +299,7 @@ fn mask(w: &mut Writer<'_>, taken: &[Goes]) -> String {
 
 /// Whether a shape, or the course of something, may hang on the number of the turn.
 fn makes_shapes(body: &GraphProto, number: &str) -> bool {
-    let mut reached: HashSet<&str> = [number].into();
+    let mut reached: HashSet<&str> = [number].into_iter().collect();
     for node in &body.node {
         let reads = |slot: usize| node.input.get(slot).is_some_and(|name| reached.contains(&**name));
         let any = (0..node.input.len()).any(reads);

@@ -2,10 +2,10 @@
 //! silently misread is refused, by name.
 
 use super::expand;
+use super::hash::{HashMap, HashSet};
 use super::rules;
 use super::whole::{COPY, HELD, STOCK};
 use crate::ModelError;
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
 
@@ -46,7 +46,11 @@ fn is_standard(domain: &str) -> bool {
 
 /// Every node gets a name, which is unique: messages and tract go by it.
 fn name_nodes(graph: &mut GraphProto) {
-    let mut taken = HashSet::new();
+    let mut seen = HashSet::with_capacity_and_hasher(graph.node.len(), Default::default());
+    if graph.node.iter().all(|node| !node.name.is_empty() && seen.insert(&*node.name)) {
+        return; // as exporters write them
+    }
+    let mut taken = HashSet::default();
     for (i, node) in graph.node.iter_mut().enumerate() {
         if node.name.is_empty() {
             node.name = node.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default();
@@ -73,7 +77,7 @@ fn foreign(graph: &mut GraphProto) {
 pub(super) fn outputs(graph: &mut GraphProto) -> Vec<String> {
     let names: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
     let made: HashSet<&str> = graph.node.iter().flat_map(|n| n.output.iter().map(|o| &**o)).collect();
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::default();
     let copied: Vec<bool> = names.iter().map(|n| !made.contains(&**n) || !seen.insert(n)).collect();
     for (i, name) in names.iter().enumerate().filter(|&(i, _)| copied[i]) {
         let copy = format!("{name}.output{i}");
@@ -92,13 +96,15 @@ pub(super) fn outputs(graph: &mut GraphProto) -> Vec<String> {
 /// Every name is given once, and every name that is used is given.
 fn names(path: &Path, graph: &GraphProto, held: &HashSet<&str>) -> Result<(), ModelError> {
     let bad = |what: String| ModelError::Format { path: path.to_path_buf(), what };
-    let mut known: HashSet<&str> = held.clone();
+    let mut known: HashSet<&str> =
+        HashSet::with_capacity_and_hasher(held.len() + graph.initializer.len() + graph.node.len(), Default::default());
+    known.extend(held);
     for tensor in &graph.initializer {
         if !known.insert(&tensor.name) {
             return Err(bad(format!("there are two initializers called \"{}\"", tensor.name)));
         }
     }
-    let mut inputs = HashSet::new();
+    let mut inputs = HashSet::default();
     for input in &graph.input {
         if !inputs.insert(&*input.name) {
             return Err(bad(format!("there are two inputs called \"{}\"", input.name)));

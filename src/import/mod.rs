@@ -18,11 +18,13 @@
 use crate::ModelError;
 use crate::graph::Graph;
 use crate::tensor::DType;
+use hash::HashSet;
+use memmap2::Mmap;
 use skeleton::Weight;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use tract_onnx::pb::ModelProto;
-use tract_onnx::prelude::Framework;
 
 mod attributes;
 mod bfloat;
@@ -38,6 +40,7 @@ mod expand;
 mod externs;
 mod functions;
 mod guard;
+mod hash;
 mod inputs;
 mod known;
 mod lengths;
@@ -97,8 +100,15 @@ pub struct Imported {
 /// # Errors
 /// [`ModelError::File`] or [`ModelError::Format`].
 pub fn signature(path: &Path) -> Result<Signature, ModelError> {
-    let file = crate::mapped::map(path)?;
-    skeleton::signature(&file).map_err(|what| not_onnx(path, what))
+    signature_of(path, &crate::mapped::map(path)?)
+}
+
+/// As [`signature`], of a file that is mapped.
+///
+/// # Errors
+/// [`ModelError::Format`].
+pub(crate) fn signature_of(path: &Path, file: &[u8]) -> Result<Signature, ModelError> {
+    skeleton::signature(file).map_err(|what| not_onnx(path, what))
 }
 
 fn not_onnx(path: &Path, what: &str) -> ModelError {
@@ -112,11 +122,16 @@ fn not_onnx(path: &Path, what: &str) -> ModelError {
 /// [`ModelError::File`] or [`ModelError::Format`] for the file, [`ModelError::Call`] when `options` don't fit the model or
 /// leave a size open, [`ModelError::Node`] for what can't be imported.
 pub fn import(path: &Path, options: &Options) -> Result<Imported, ModelError> {
-    let file = crate::mapped::map(path)?;
-    let skeleton = skeleton::read(path, &file)?;
-    let model: ModelProto = guard::run(|| whole::STOCK.proto_model_for_read(&mut &*skeleton.proto))
-        .map_err(|trouble| not_onnx(path, &trouble.what))?;
-    let mut imported = build(path, model, &skeleton.weights, options)?;
+    import_of(path, &crate::mapped::map(path)?, options)
+}
+
+/// As [`import`], of a file that is mapped.
+///
+/// # Errors
+/// As [`import`].
+pub(crate) fn import_of(path: &Path, file: &Arc<Mmap>, options: &Options) -> Result<Imported, ModelError> {
+    let skeleton = skeleton::read(path, file)?;
+    let mut imported = build(path, skeleton.model, &skeleton.weights, options)?;
     imported.graph.metadata = skeleton.metadata;
     Ok(imported)
 }

@@ -8,9 +8,9 @@
 //! and a pass that nothing has changed for since it found nothing to do.
 
 use super::guard::{self, Trouble};
+use super::hash::HashSet;
 use super::whole::{CAREFUL, IMPORTER, Whole};
 use super::{expand, typed};
-use std::collections::HashSet;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
@@ -89,7 +89,7 @@ fn declutter(model: &mut TypedModel) -> TractResult<()> {
     let mut passes = optimizer.passes.clone();
     // Per pass: how many changes there had been when it found nothing more to do.
     let mut done: Vec<Option<usize>> = vec![None; passes.len()];
-    let (mut changes, mut once) = (0, HashSet::new());
+    let (mut changes, mut once) = (0, HashSet::default());
     model.compact()?;
     while done.iter().any(|&d| d != Some(changes)) {
         for (pass, done) in passes.iter_mut().zip(&mut done) {

@@ -5,7 +5,7 @@
 //! by name later on.
 
 use super::attributes::{Attributes, int, ints};
-use std::collections::HashMap;
+use super::hash::HashMap;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 /// What is known of a sequence.
@@ -19,7 +19,7 @@ enum Sequence {
 
 /// Constants of a graph: initializers and `Constant` nodes that hold small integers.
 pub(super) fn constants(graph: &GraphProto) -> HashMap<String, Vec<i64>> {
-    let mut known: HashMap<String, Vec<i64>> = HashMap::new();
+    let mut known: HashMap<String, Vec<i64>> = HashMap::default();
     for tensor in &graph.initializer {
         if let Some(values) = integers(tensor) {
             known.insert(tensor.name.clone(), values);
@@ -60,7 +60,7 @@ pub(super) fn write_out(graph: &mut GraphProto) {
         return;
     }
     let constants = constants(graph);
-    let mut known: HashMap<String, Sequence> = HashMap::new();
+    let mut known: HashMap<String, Sequence> = HashMap::default();
     let mut nodes = Vec::with_capacity(graph.node.len());
     for node in std::mem::take(&mut graph.node) {
         let written = if on_sequences(&node) { expand(&node, &constants, &mut known, &mut graph.initializer) } else { None };

@@ -5,15 +5,17 @@
 //! of their own, is left out and noted: what type and shape it has and where its bytes are. What remains is small.
 
 use super::deciding::deciding;
-use super::wire::{Damaged, Field, Fields, put_bytes, put_parts};
+use super::hash::HashSet;
+use super::wire::{Damaged, Field, Fields, put_bytes};
 use crate::ModelError;
 use crate::graph::Bytes;
 use crate::tensor::DType;
 use memmap2::Mmap;
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use prost::Message;
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use tract_onnx::pb::ModelProto;
 
 /// Bytes of an initializer from which on it is left out. Smaller ones must stay constants that tract can see: shapes,
 /// axes, parameters of batch normalisation.
@@ -38,8 +40,8 @@ pub(super) struct Weight {
 
 /// What is left of a file, and what was taken out.
 pub(super) struct Skeleton {
-    /// The model as protobuf, without the weights.
-    pub proto: Vec<u8>,
+    /// The model without the weights.
+    pub model: ModelProto,
     /// The weights.
     pub weights: Vec<Weight>,
     /// `metadata_props`.
@@ -147,8 +149,9 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
     let bad = |what: String| ModelError::Format { path: path.to_path_buf(), what };
     let damaged = |what: Damaged| bad(format!("this is not an ONNX model, or it is damaged: {what}"));
     let mut files = Files { model: path, folder: None, open: BTreeMap::new() };
-    let mut skeleton = Skeleton { proto: Vec::new(), weights: Vec::new(), metadata: Vec::new() };
-    let mut names = HashSet::new();
+    let undecodable = |what: prost::DecodeError| bad(format!("this is not an ONNX model, or it is damaged: {what}"));
+    let mut skeleton = Skeleton { model: ModelProto::default(), weights: Vec::new(), metadata: Vec::new() };
+    let mut names = HashSet::default();
     let mut seen_graph = false;
     for field in Fields::of(file) {
         let field = field.map_err(damaged)?;
@@ -157,19 +160,21 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
             skeleton.metadata.push((key.into(), value.into()));
         }
         if field.number != MODEL_GRAPH {
-            skeleton.proto.extend_from_slice(field.whole);
+            skeleton.model.merge(field.whole).map_err(undecodable)?;
             continue;
         }
         if seen_graph {
             return Err(damaged("it has two graphs"));
         }
         seen_graph = true;
-        // Copied once, into as much memory as it takes: where it has to grow, most of the time goes into fresh memory.
-        let mut graph: Vec<Cow<'_, [u8]>> = Vec::new();
+        // What stays is decoded where it lies: a copy of it would be fresh memory, which takes longer to get than to decode.
+        let graph = skeleton.model.graph.get_or_insert_default();
+        let is_node = |field: &Result<Field<'_>, Damaged>| field.as_ref().is_ok_and(|field| field.number == GRAPH_NODE);
+        graph.node.reserve_exact(field.fields().map_err(damaged)?.filter(is_node).count());
         for field in field.fields().map_err(damaged)? {
             let field = field.map_err(damaged)?;
             if field.number != GRAPH_INITIALIZER {
-                graph.push(field.whole.into());
+                graph.merge(field.whole).map_err(undecodable)?;
                 continue;
             }
             let header = Header::read(&field).map_err(damaged)?;
@@ -178,13 +183,12 @@ pub(super) fn read(path: &Path, file: &Arc<Mmap>) -> Result<Skeleton, ModelError
             }
             match place(&header, file, &mut files)? {
                 Some(weight) if weight.bytes.as_slice().len() < LARGE => {
-                    graph.push(embed(&field, weight.bytes.as_slice()).map_err(damaged)?.into());
+                    graph.merge(&*embed(&field, weight.bytes.as_slice()).map_err(damaged)?).map_err(undecodable)?;
                 }
                 Some(weight) => skeleton.weights.push(weight),
-                None => graph.push(field.whole.into()),
+                None => graph.merge(field.whole).map_err(undecodable)?,
             }
         }
-        put_parts(&mut skeleton.proto, MODEL_GRAPH, &graph);
     }
     if !seen_graph {
         return Err(damaged("it has no graph"));
@@ -328,7 +332,7 @@ pub struct Signature {
 /// Reads the signature out of a file's bytes; weights are stepped over.
 pub(super) fn signature(bytes: &[u8]) -> Result<Signature, Damaged> {
     let mut signature = Signature::default();
-    let (mut initializers, mut nodes) = (HashSet::new(), Vec::new());
+    let (mut initializers, mut nodes) = (HashSet::default(), Vec::new());
     let mut seen_graph = false;
     for field in Fields::of(bytes) {
         let field = field?;

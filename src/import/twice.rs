@@ -4,8 +4,8 @@
 //! when it is lowered. Where sizes depend on data it must be one node before: how many elements of a mask are true is a size,
 //! and of two sizes nobody could say that they are equal.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use super::hash::{FixedState, HashMap, HashSet};
+use std::hash::{BuildHasher, Hash, Hasher};
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use tract_onnx::prelude::TVec;
 
@@ -16,8 +16,8 @@ pub(super) fn join(graph: &mut GraphProto) {
     if inner {
         return; // graphs inside may read any name
     }
-    let mut names: HashMap<String, String> = HashMap::new();
-    let mut seen: HashMap<u64, TVec<usize>> = HashMap::new();
+    let mut names: HashMap<String, String> = HashMap::default();
+    let mut seen: HashMap<u64, TVec<usize>> = HashMap::with_capacity_and_hasher(graph.node.len(), Default::default());
     let mut nodes: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
     for mut node in graph.node.drain(..) {
         for input in &mut node.input {
@@ -73,7 +73,7 @@ fn alike(a: &str, b: &str) -> bool {
 
 /// Of a node; the same for nodes that are the [`same`], and mostly another for others.
 fn hash(node: &NodeProto) -> u64 {
-    let mut hash = DefaultHasher::new();
+    let mut hash = FixedState::default().build_hasher();
     (&node.op_type, &node.input).hash(&mut hash);
     for a in &node.attribute {
         (&a.name, a.i, a.f.to_bits(), &a.s, &a.ints).hash(&mut hash);

@@ -8,8 +8,8 @@
 //! constants never gets there.
 
 use super::whole::{Held, Whole};
-use super::{early, either};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use super::{early, either, hash};
+use std::hash::{BuildHasher, Hash, Hasher};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
@@ -27,11 +27,12 @@ pub(super) const OPEN: &str = "stays open";
 /// The model with types and shapes, if one walk finds them all; `nodes` are those that it was parsed from.
 pub(super) fn typed(mut model: InferenceModel, nodes: &[NodeProto]) -> TractResult<TypedModel> {
     let _proofs = model.symbols.proof_cache_session();
-    let target = TypedModel { symbols: model.symbols.clone(), ..TypedModel::default() };
+    let mut target = TypedModel { symbols: model.symbols.clone(), ..TypedModel::default() };
     // Inputs and initializers stand before them.
     let first = model.nodes.len().saturating_sub(nodes.len());
+    target.nodes.reserve(model.nodes.len());
     let values = vec![tvec![]; model.nodes.len()];
-    let mut walk = Walk { target, nodes, first, places: HashMap::new(), constants: HashMap::new(), values };
+    let mut walk = Walk { target, nodes, first, places: HashMap::new(), constants: hash::HashMap::default(), values };
     // How often values are still to be read; those that are outputs of the model stay.
     let order = model.eval_order()?;
     let mut readers = vec![0usize; model.nodes.len()];
@@ -57,7 +58,7 @@ struct Walk<'a> {
     /// Where in the typed model an output of the parsed one is.
     places: HashMap<OutletId, OutletId>,
     /// Constants of the typed model, by a hash of what they are.
-    constants: HashMap<u64, TVec<OutletId>>,
+    constants: hash::HashMap<u64, TVec<OutletId>>,
     /// Per node: the values of its outputs, if they are constant. They may have no place yet.
     values: Vec<TVec<Arc<Tensor>>>,
 }
@@ -307,7 +308,7 @@ fn settled(value: Arc<Tensor>) -> Arc<Tensor> {
 
 /// Of a tensor; the same for equal ones. It reads the first of its bytes alone.
 fn hash(value: &Tensor) -> u64 {
-    let mut hash = DefaultHasher::new();
+    let mut hash = hash::FixedState::default().build_hasher();
     (value.datum_type(), value.shape()).hash(&mut hash);
     let plain = value.try_as_plain_ram().ok().filter(|_| value.datum_type().is_copy());
     if let Some(plain) = plain {

@@ -157,18 +157,6 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends a field that holds these bytes, one part after the other.
-pub(super) fn put_parts(out: &mut Vec<u8>, number: u32, parts: &[impl AsRef<[u8]>]) {
-    let len: usize = parts.iter().map(|part| part.as_ref().len()).sum();
-    out.reserve_exact(len + 2 * MOST_VARINT);
-    put_varint(out, (number as u64) << 3 | 2);
-    put_varint(out, len as u64);
-    parts.iter().for_each(|part| out.extend_from_slice(part.as_ref()));
-}
-
-/// Bytes of the longest number.
-const MOST_VARINT: usize = 10;
-
 #[cfg(test)]
 mod tests {
     use super::*;

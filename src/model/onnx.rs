@@ -12,6 +12,7 @@ use crate::plan::{PlanError, parallel};
 use crate::program::{self, Extern, OpKind};
 use crate::tensor::DType;
 use crate::{lower, mapped, ops, plan};
+use memmap2::Mmap;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,7 @@ struct Form {
     lowered: Lowered,
     externs: import::Externs,
     /// The files that its weights lie in.
-    maps: Vec<Arc<memmap2::Mmap>>,
+    maps: Vec<Arc<Mmap>>,
 }
 
 /// An ONNX file.
@@ -43,6 +44,8 @@ pub(super) struct Onnx {
     path: PathBuf,
     options: Options,
     signature: Signature,
+    /// The file as it was when it was opened, until something is compiled: what is compiled later is read from what it is then.
+    opened: Mutex<Option<Arc<Mmap>>>,
     /// With whether the image states its weights' checksum.
     kept: Mutex<Vec<(Key, bool, Arc<Compiled>)>>,
 }
@@ -61,8 +64,8 @@ fn ports(declared: &[import::Declared]) -> Vec<Port> {
 }
 
 impl Onnx {
-    pub fn open(path: &Path, options: Options) -> Result<Onnx, ModelError> {
-        let mut signature = import::signature(path)?;
+    pub fn open(path: &Path, file: Arc<Mmap>, options: Options) -> Result<Onnx, ModelError> {
+        let mut signature = import::signature_of(path, &file)?;
         for constant in &options.constants {
             let Given { name, bytes, .. } = constant;
             super::fits(&ports(&signature.inputs), constant)?;
@@ -71,7 +74,8 @@ impl Onnx {
             }
         }
         signature.inputs.retain(|d| !options.constants.iter().any(|c| c.name == d.name));
-        Ok(Onnx { path: path.to_path_buf(), options, signature, kept: Mutex::new(Vec::new()) })
+        let (opened, kept) = (Mutex::new(Some(file)), Mutex::new(Vec::new()));
+        Ok(Onnx { path: path.to_path_buf(), options, signature, opened, kept })
     }
 
     pub fn inputs(&self) -> Vec<Port> {
@@ -156,7 +160,10 @@ impl Onnx {
     fn lowered(&self, key: &Key, symbols: Point, first_try: bool) -> Result<Form, ModelError> {
         let options = import::Options { symbols, shapes: key.shapes.clone(), values: key.values.clone(), first_try };
         let start = Instant::now();
-        let imported = import::import(&self.path, &options)?;
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let file = opened.map_or_else(|| mapped::map(&self.path), Ok)?;
+        let imported = import::import_of(&self.path, &file, &options)?;
+        drop(file);
         let parsed = start.elapsed();
         let maps = mapped::maps_of(&imported.graph);
         let lowered = lower::lower(imported.graph, &lower::Options { stream: self.options.stream })?;
@@ -212,7 +219,7 @@ impl Onnx {
         key: &Key,
         lowered: Lowered,
         externs: Option<Box<dyn ops::Externs>>,
-        maps: &[Arc<memmap2::Mmap>],
+        maps: &[Arc<Mmap>],
         sealed: bool,
     ) -> Result<Compiled, ModelError> {
         if self.options.lean {
