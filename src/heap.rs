@@ -5,13 +5,18 @@
 //! of its size, or is cut from a chunk, and goes back to the list of the thread that drops it; chunks are kept until the end. What a
 //! thread that ends had free is lost: the program starts few.
 //!
+//! Fresh memory costs more than most of what is written into it: on a virtual machine some 1.3 us for a page of 4 KiB, 100 us for a huge
+//! one of 2 MiB, and to ask for many pages at once helps little. So the system's allocator (glibc's alone knows how) keeps what is
+//! freed ([`settle`]), and once an import has begun its memory comes in huge pages ([`expect_more`]): `longformer_small` waited for
+//! 4,900 pages and waits for 800.
+//!
 //! Calls are counted, so that `kiln bench` can show that a run makes none.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Sizes of blocks are multiples of this, and so are their addresses.
 const STEP: usize = 16;
@@ -24,6 +29,9 @@ const CHUNK: usize = 32 << 10;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
+/// The allocator may keep memory.
+static SETTLED: AtomicBool = AtomicBool::new(false);
+
 /// Calls so far.
 pub fn calls() -> u64 {
     CALLS.load(Relaxed)
@@ -33,6 +41,83 @@ pub fn calls() -> u64 {
 /// some still shows.
 fn count() {
     CALLS.store(CALLS.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
+/// After so many chunks of one thread a network is being read that mostly takes some hundred kilobytes more.
+const MANY: usize = 4;
+
+/// glibc's allocator.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod glibc {
+    use std::ffi::{c_int, c_void};
+
+    unsafe extern "C" {
+        pub fn mallopt(what: c_int, value: c_int) -> c_int;
+        pub fn sbrk(by: isize) -> *mut c_void;
+        pub fn madvise(start: *mut c_void, bytes: usize, advice: c_int) -> c_int;
+    }
+
+    pub const TRIM_THRESHOLD: c_int = -1;
+    pub const TOP_PAD: c_int = -2;
+    pub const MMAP_THRESHOLD: c_int = -3;
+    pub const HUGE_PAGE: c_int = 14;
+
+    /// Bytes of a block from which on the system's allocator maps it, so that it comes as fresh memory and goes back at once.
+    pub const MAPPED: usize = 1 << 20;
+
+    /// Bytes that it asks the system for beyond what is wanted.
+    pub const MORE: usize = 256 << 10;
+}
+
+/// Has the system's allocator keep what an import frees for what it needs next: to get a page back from the system takes longer than
+/// most of what is done with it.
+pub fn settle() {
+    SETTLED.store(true, Relaxed);
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: glibc's function as it declares it.
+    unsafe {
+        glibc::mallopt(glibc::MMAP_THRESHOLD, glibc::MAPPED as _);
+        glibc::mallopt(glibc::TRIM_THRESHOLD, 2 * glibc::MAPPED as i32);
+        glibc::mallopt(glibc::TOP_PAD, glibc::MORE as _);
+    }
+}
+
+/// Has it take much memory at a time from here on, in huge pages: of 512 pages, such a one costs as much as some 70. What of the last
+/// one is not needed is no loss for long: the import is followed by more that takes memory, and gives back what it freed.
+fn expect_more() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const HUGE: usize = 2 << 20;
+        const PAD: usize = 32 << 20;
+        /// Enough that the system is asked for more.
+        const FIRST: usize = 512 << 10;
+        /// What glibc keeps in front of a block.
+        const HEADER: usize = 16;
+        // SAFETY: glibc's functions as it declares them. The block is new and given back at once. Where it is of the heap that ends at
+        // the break (another thread's is not), what lies between it and the break is that heap's; the advice changes nothing in it.
+        unsafe {
+            glibc::mallopt(glibc::TOP_PAD, PAD as _);
+            glibc::mallopt(glibc::TRIM_THRESHOLD, 2 * PAD as i32);
+            glibc::mallopt(glibc::MMAP_THRESHOLD, 4 * glibc::MAPPED as i32);
+            let layout = Layout::from_size_align_unchecked(FIRST, STEP);
+            let block = System.alloc(layout);
+            if block.is_null() {
+                return;
+            }
+            System.dealloc(block, layout);
+            // Where anything is written already, pages stay small: behind the block stands how much is left.
+            let start = (block as usize + FIRST + HEADER).next_multiple_of(HUGE);
+            let end = glibc::sbrk(0) as usize / HUGE * HUGE;
+            if start < end && end - start <= 2 * PAD {
+                glibc::madvise(block.with_addr(start).cast(), end - start, glibc::HUGE_PAGE);
+                // What lies before the first of them would come in small pages: it is taken, and never touched.
+                // The compiler drops what it sees that no one reads.
+                let before = start - block as usize - HEADER;
+                std::hint::black_box(System.alloc(Layout::from_size_align_unchecked(before, STEP)));
+            }
+            glibc::mallopt(glibc::TOP_PAD, glibc::MORE as _);
+        }
+    }
 }
 
 /// A block that is free: the next of its list.
@@ -46,12 +131,18 @@ struct Pool {
     /// What is left of its last chunk.
     next: Cell<*mut u8>,
     left: Cell<usize>,
+    chunks: Cell<usize>,
 }
 
 thread_local! {
     // Constant and without a destructor: it is there as long as its thread, and reading it allocates nothing.
     static POOL: Pool = const {
-        Pool { lists: [const { Cell::new(None) }; LARGEST / STEP], next: Cell::new(ptr::null_mut()), left: Cell::new(0) }
+        Pool {
+            lists: [const { Cell::new(None) }; LARGEST / STEP],
+            next: Cell::new(ptr::null_mut()),
+            left: Cell::new(0),
+            chunks: Cell::new(0),
+        }
     };
 }
 
@@ -65,6 +156,10 @@ impl Pool {
         }
         let bytes = (list + 1) * STEP;
         if self.left.get() < bytes {
+            self.chunks.set(self.chunks.get() + 1);
+            if self.chunks.get() == MANY && SETTLED.load(Relaxed) {
+                expect_more();
+            }
             // SAFETY: the layout is of some bytes, and its alignment a power of two.
             let chunk = unsafe { System.alloc(Layout::from_size_align_unchecked(CHUNK, STEP)) };
             if chunk.is_null() {

@@ -79,7 +79,7 @@ pub fn sparing(map: &Mmap) {
     release(map);
 }
 
-/// Gives memory that was freed back to the system.
+/// Gives memory that was freed back to the system: what an import freed would be there beside the weights while they are packed.
 pub fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -51,9 +51,9 @@ pub struct Options {
     /// the same bits whatever their number. See [`Session::with_threads`](crate::Session::with_threads).
     pub threads: usize,
     /// Sessions keep no transformed weights beside those of the image, but transform them anew in every run: less memory (by up to
-    /// four times the weights of 3x3 convolutions, 1.44 times those of 5x5 ones), at the price of time. What the import of an ONNX
-    /// file freed goes back to the system before its weights are packed, and so do the pages of the running program's file (on
-    /// Linux): of its code, what runs again is mapped again, which takes some tenths of a millisecond.
+    /// four times the weights of 3x3 convolutions, 1.44 times those of 5x5 ones), at the price of time. As what the import of an
+    /// ONNX file freed, the pages of the running program's file go back to the system (on Linux) before its weights are packed: of its
+    /// code, what runs again is mapped again, which takes some tenths of a millisecond.
     pub lean: bool,
     /// The weights of an image are compared with their checksum when it is opened, which reads all of them. Without, damaged
     /// weights give wrong answers, no more: the rest of an image is always checked.

@@ -222,10 +222,10 @@ impl Onnx {
         maps: &[Arc<Mmap>],
         sealed: bool,
     ) -> Result<Compiled, ModelError> {
+        // What the import needed is freed by now; the weights follow.
+        mapped::trim();
         if self.options.lean {
-            // What the import needed is freed by now; the weights follow.
             maps.iter().for_each(|map| mapped::sparing(map));
-            mapped::trim();
             mapped::release_code();
         }
         let start = Instant::now();
