@@ -158,6 +158,8 @@
 //! * **Winograd weights are derived, not stored**: they are up to four times as large, and a device never wants them. A host's first
 //!   run transforms them as it multiplies, the second one writes and keeps them, so that a single answer does not wait for memory that
 //!   it would read once. Both are one kernel, with the same bits. The scalar path takes the direct sums.
+//! * **A host's scratch memory lies in the arena**: some kernels want more of it than an image plans for a device, and most of an arena
+//!   is idle while they run. Which part, the host finds from the ops' operands when a session is made (`plan::room`).
 //!
 //! # What is not there
 //!

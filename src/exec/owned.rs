@@ -1,6 +1,8 @@
 //! Sessions that own what they run on: for hosts.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "std")]
+use super::session::WORTH;
 use super::{Budget, Host, Key, Session};
 use crate::aligned::AlignedBytes;
 use crate::error::{Error, Kind, Result};
@@ -30,8 +32,11 @@ pub struct Derived {
     pub jobs: Vec<Job>,
     /// Writes a convolution's, from its plain weights.
     pub write: Option<Write>,
-    /// Bytes of scratch memory beside the arena's.
-    pub scratch: usize,
+    /// Bytes of the arena, at least: there is scratch memory in it that the image does not know of.
+    pub arena: usize,
+    /// Per program, where the scratch memory of each of its ops lies in the arena: a place per op, empty where it is the image's, or
+    /// none at all.
+    pub scratch: Vec<Vec<Range<u32>>>,
 }
 
 /// Writes what is derived from a convolution's plain weights.
@@ -108,7 +113,6 @@ pub struct OwnedSession {
     ran: bool,
     ready: bool,
     _arena: AlignedBytes,
-    _scratch: AlignedBytes,
     image: Arc<OwnedImage>,
     /// The session's program.
     number: usize,
@@ -144,8 +148,8 @@ impl OwnedSession {
             None => 0,
         };
         let Some(program) = image.image.programs().nth(number) else { return Err(no_program()) };
-        let mut arena = AlignedBytes::zeroed(image.image.arena_bytes(), program.alignment().max(64));
-        let mut more = AlignedBytes::zeroed(derived.scratch, 64);
+        let bytes = image.image.arena_bytes().max(derived.arena);
+        let mut arena = AlignedBytes::zeroed(bytes, program.alignment().max(64));
         // Its pages stay untouched until weights are derived.
         let weights = AlignedBytes::zeroed(derived.bytes, 64);
         let lent: Box<[Lent]> = derived.weights.iter().map(|ops| ops.iter().map(|_| None).collect()).collect();
@@ -153,14 +157,11 @@ impl OwnedSession {
         let externs = image.externs.as_deref().map(|e| unsafe { &*core::ptr::from_ref::<dyn Externs>(e) });
         // SAFETY: the arena lies on the heap, stays as long as the session, and is touched through the session alone.
         let memory: &'static mut [u8] = unsafe { core::slice::from_raw_parts_mut(arena.as_mut_ptr(), arena.len()) };
-        let mut session = Session::of(program, set, memory, Host { externs, derived: &[] })?;
-        if derived.scratch > 0 {
-            // SAFETY: as the arena.
-            let memory: &'static mut [u8] = unsafe { core::slice::from_raw_parts_mut(more.as_mut_ptr(), more.len()) };
-            session = session.with_scratch(memory)?;
-        }
+        let session = Session::of(program, set, memory, Host { externs, ..Host::default() })?;
         let (ran, ready) = (false, derived.jobs.is_empty());
-        Ok(OwnedSession { session, lent, derived, weights, ran, ready, _arena: arena, _scratch: more, image, number })
+        let mut session = OwnedSession { session, lent, derived, weights, ran, ready, _arena: arena, image, number };
+        session.place_scratch()?;
+        Ok(session)
     }
 
     /// Goes over to another program of the image, by its name: the same network at another size, for instance. All inputs are to
@@ -187,7 +188,7 @@ impl OwnedSession {
         self.session.choose(program)?;
         self.number = number;
         self.lend();
-        Ok(())
+        self.place_scratch()
     }
 
     /// Whether [`derive`](OwnedSession::derive) has nothing left to do, and had something.
@@ -230,13 +231,27 @@ impl OwnedSession {
         }
     }
 
+    /// Gives the session the places of scratch memory that have been found for its program.
+    fn place_scratch(&mut self) -> Result<()> {
+        let Some(places) = self.derived.scratch.get(self.number) else { return Ok(()) };
+        // SAFETY: they are kept unchanged beside the session.
+        self.session.place_scratch(unsafe { core::slice::from_raw_parts(places.as_ptr(), places.len()) })
+    }
+
+    /// The longest of those places, of any program.
+    #[cfg(feature = "std")]
+    fn longest_scratch(&self) -> usize {
+        self.derived.scratch.iter().flatten().map(|place| place.len()).max().unwrap_or(0)
+    }
+
     /// See [`Session::with_threads`].
     ///
     /// # Errors
     /// As [`Session::with_threads`].
     #[cfg(feature = "std")]
     pub fn with_threads(mut self, threads: usize) -> Result<OwnedSession> {
-        self.session = self.session.with_threads(threads)?;
+        let scratch = self.longest_scratch();
+        self.session = self.session.with_crew(threads, WORTH, scratch)?;
         Ok(self)
     }
 
@@ -246,7 +261,8 @@ impl OwnedSession {
     /// As [`Session::with_threads`].
     #[cfg(feature = "std")]
     pub fn with_threads_from(mut self, threads: usize, work: u64) -> Result<OwnedSession> {
-        self.session = self.session.with_threads_from(threads, work)?;
+        let scratch = self.longest_scratch();
+        self.session = self.session.with_crew(threads, work, scratch)?;
         Ok(self)
     }
 

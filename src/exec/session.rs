@@ -10,7 +10,9 @@ use crate::image::{Image, Ops, Program};
 #[cfg(feature = "std")]
 use crate::kernels::clamp;
 use crate::ops::{Entry, Externs, Op, Units};
-use crate::program::{OpKind, SLACK};
+use crate::program::OpKind;
+#[cfg(feature = "alloc")]
+use crate::program::{self, SLACK};
 use crate::tensor::{DType, Element};
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -72,7 +74,7 @@ pub const MOST_THREADS: usize = 256;
 
 /// Work that is shared by threads, at least: about ten microseconds of a core, several times what it takes to deal it out.
 #[cfg(feature = "std")]
-const WORTH: u64 = 200_000;
+pub(super) const WORTH: u64 = 200_000;
 
 /// What is needed to evaluate an op, but scratch memory.
 struct Site<'s> {
@@ -128,6 +130,16 @@ impl Site<'_> {
 /// An op set, by the kind's number minus 1.
 type Entries<'a> = [Option<&'a Entry>; OpKind::ALL.len()];
 
+/// Who says where in the arena ops' scratch memory lies. It has a tag of 32 bits, in which whether a session could be made finds room
+/// as well: else a device would have to copy a session before it is used (176 bytes of code).
+#[repr(u32)]
+enum Places<'a> {
+    OfImage,
+    /// An entry per op, empty where it is the image's place.
+    #[cfg_attr(not(feature = "alloc"), expect(dead_code))]
+    OfHost(&'a [Range<u32>]),
+}
+
 /// A program of an image, an arena, an op set: ready to run.
 ///
 /// Write every input, [`run`](Session::run), read outputs. A run consumes its inputs (their memory is used again), so each
@@ -138,8 +150,7 @@ pub struct Session<'a> {
     arena_bytes: usize,
     entries: Entries<'a>,
     host: Host<'a>,
-    /// Scratch memory beside the arena's, if the host gave some.
-    scratch: Option<Scratch>,
+    places: Places<'a>,
     #[cfg(feature = "std")]
     crew: Option<Box<Crew>>,
     /// Which inputs have been written since the last run, a bit each.
@@ -193,7 +204,7 @@ impl<'a> Session<'a> {
             arena_bytes: arena.len(),
             entries,
             host,
-            scratch: None,
+            places: Places::OfImage,
             #[cfg(feature = "std")]
             crew: None,
             written: [0; MAX_INPUTS / 32],
@@ -205,22 +216,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Gives ops scratch memory beside the arena's, for kernels that use more when there is more. It must be aligned to 64
-    /// bytes; where an op asks for more than it has, the arena's is used.
-    ///
-    /// # Errors
-    /// [`Kind::Alignment`].
-    pub fn with_scratch(mut self, scratch: &'a mut [u8]) -> Result<Session<'a>> {
-        if !(scratch.as_ptr() as usize).is_multiple_of(SLACK) {
-            return Err(Error::new(Kind::Alignment, "scratch memory does not start at a multiple of 64"));
-        }
-        self.scratch = Some(Scratch { start: scratch.as_mut_ptr(), len: scratch.len() });
-        Ok(self)
-    }
-
     /// Lets so many threads, the caller's included, share the units of large ops. The others are started here and sleep while
-    /// the session is idle; they end with it. Answers have the same bits whatever the number. Scratch memory that a host gives
-    /// comes before this.
+    /// the session is idle; they end with it. Answers have the same bits whatever the number.
     ///
     /// # Errors
     /// [`Kind::Value`] for none, for more than [`MOST_THREADS`], or when the system gives no more threads.
@@ -235,11 +232,17 @@ impl<'a> Session<'a> {
     /// # Errors
     /// As [`Session::with_threads`].
     #[cfg(feature = "std")]
-    pub fn with_threads_from(mut self, threads: usize, work: u64) -> Result<Session<'a>> {
+    pub fn with_threads_from(self, threads: usize, work: u64) -> Result<Session<'a>> {
+        self.with_crew(threads, work, 0)
+    }
+
+    /// As [`Session::with_threads_from`], each thread with so much scratch memory at least.
+    #[cfg(feature = "std")]
+    pub(super) fn with_crew(mut self, threads: usize, work: u64, scratch: usize) -> Result<Session<'a>> {
         if !(1..=MOST_THREADS).contains(&threads) {
             return Err(Error::new(Kind::Value, "the number of threads must be from 1 to 256"));
         }
-        let scratch = self.scratch.map_or(0, |s| s.len).max(self.program.scratch_bytes());
+        let scratch = scratch.max(self.program.scratch_bytes());
         self.crew = match threads {
             1 => None,
             _ => match Crew::new(self.program, threads, scratch, work) {
@@ -262,7 +265,7 @@ impl<'a> Session<'a> {
             crew.follow(program);
         }
         self.program = program;
-        self.host.derived = &[];
+        (self.host.derived, self.places) = (&[], Places::OfImage);
         self.reset();
         Ok(())
     }
@@ -271,6 +274,30 @@ impl<'a> Session<'a> {
     #[cfg(feature = "alloc")]
     pub(super) fn take_derived(&mut self, derived: &'a [Option<&'a [f32]>]) {
         self.host.derived = derived;
+    }
+
+    /// Lets ops of this program have scratch memory at other places in the arena than the image says, for kernels that use more when
+    /// there is more: an entry per op, empty for one that is to have its own.
+    ///
+    /// # Errors
+    /// [`Kind::Value`] for a place that is no place for the op: outside of the arena, on its operands, not aligned to 64 bytes, or
+    /// too small.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn place_scratch(&mut self, places: &'a [Range<u32>]) -> Result<()> {
+        let aligned = (self.arena as usize).is_multiple_of(SLACK);
+        for (i, (op, place)) in self.program.ops().zip(places).enumerate().filter(|(_, (_, place))| !place.is_empty()) {
+            let mut operands = op.inputs.iter().chain(op.outputs).filter_map(|&t| self.program.tensors().get(t as usize));
+            let apart =
+                |t: &TensorRecord| t.place != Place::Arena as u8 || place.end <= t.offset || t.offset + t.bytes <= place.start;
+            let lies = place.end as usize <= self.arena_bytes && place.start.is_multiple_of(SLACK as u32) && aligned;
+            let needed = program::scratch(op.kind, op.attributes)?;
+            if !lies || needed > place.len() as u64 || !operands.all(apart) {
+                let error = Error::new(Kind::Value, "this is no place for scratch memory of the op");
+                return Err(error.at(Where::Op(i as u32)));
+            }
+        }
+        self.places = Places::OfHost(places);
+        Ok(())
     }
 
     /// Calls `work` for each of so many parts, on all threads of the session.
@@ -476,11 +503,17 @@ impl<'a> Session<'a> {
     fn evaluate(&mut self, op: Op<'_>, scratch_at: u32, units: Range<usize>) -> Result<Units> {
         let Some(entry) = self.entries[op.kind as usize - 1] else { return missing_at(op.index as usize) };
         let needed = (entry.rules.scratch)(op.attributes)? as usize;
-        let scratch = match self.scratch {
-            Some(scratch) if scratch.len >= needed => scratch,
-            // SAFETY: a checked op's scratch memory lies inside the arena.
-            _ => Scratch { start: unsafe { self.arena.add(scratch_at as usize) }, len: needed.min(self.program.arena_bytes()) },
+        let own = (scratch_at as usize, needed.min(self.program.arena_bytes()));
+        let (start, len) = match self.places {
+            #[cfg(feature = "alloc")]
+            Places::OfHost(places) => match places.get(op.index as usize) {
+                Some(place) if !place.is_empty() => (place.start as usize, place.len()),
+                _ => own,
+            },
+            _ => own,
         };
+        // SAFETY: a checked op's scratch memory lies inside the arena, and so does a place that `place_scratch` has been given.
+        let scratch = Scratch { start: unsafe { self.arena.add(start) }, len };
         let resumes = units.start > 0;
         let site = Site { program: &self.program, arena: self.arena, host: &self.host, entry, op };
         #[cfg(feature = "std")]
@@ -488,8 +521,8 @@ impl<'a> Session<'a> {
             // SAFETY: as below.
             return unsafe { site.share(crew, scratch, units, resumes) };
         }
-        // SAFETY: the program has been checked, and the arena is as large and as aligned as it asks (`of`). Scratch is the
-        // host's own, or the part of the arena that the check has found to overlap none of the op's operands.
+        // SAFETY: the program has been checked, and the arena is as large and as aligned as it asks (`of`). Scratch is a
+        // part of the arena that the image's check, or `place_scratch`, has found to overlap none of the op's operands.
         unsafe { site.evaluate(scratch, units, resumes) }
     }
 

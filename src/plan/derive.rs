@@ -1,10 +1,10 @@
-//! What a host adds to an image to run it faster: Winograd forms of the weights of 3x3 and 5x5 convolutions, and scratch memory.
+//! What a host adds to an image to run it faster: Winograd forms of the weights of 3x3 and 5x5 convolutions, and more scratch memory.
 //!
 //! Such weights are up to four times the size of the plain panels, so they are not in the image, and devices never have them. A host
 //! calls [`image()`], and gives what it returns to a session
 //! ([`OwnedSession::new`](crate::exec::owned::OwnedSession::new)), whose second run writes and keeps them. The first one, and all of a
 //! session that is to be lean, transforms weights as they are multiplied: a single answer takes less time than it would to write
-//! them. Without the scratch memory an op takes direct sums.
+//! them. Scratch memory lies in the arena, where [nothing else](crate::plan::room) does; without it an op takes direct sums.
 
 use crate::error::{Error, Kind, Result};
 use crate::exec::owned::{Derived, Job, Write};
@@ -12,13 +12,14 @@ use crate::image::layout::Place;
 use crate::image::{Image, OpView, Program};
 use crate::kernels::winograd::{self, Scheme};
 use crate::kernels::{Isa, shallow};
+use crate::plan::room::{Room, room};
 use crate::program::{self, Conv, OpKind};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// The derived weights of the programs of an image on an instruction set, and the bytes of scratch memory that a session needs to
-/// use them, and others' faster ways; nothing and 0 where there are none. Programs that share a weight share what is derived. A
+/// The derived weights of the programs of an image on an instruction set, and the places of scratch memory that a session needs to
+/// use them, and others' faster ways; nothing where there are none. Programs that share a weight share what is derived. A
 /// `lean` one derives no weights.
 ///
 /// # Errors
@@ -35,11 +36,17 @@ pub fn image(image: &Image<'_>, isa: Isa, lean: bool) -> Result<Derived> {
     }, else {
         return Err(Error::new(Kind::Isa, "this build has no kernels for the instruction set that was asked for"));
     });
-    let scratch = image.programs().map(|program| {
-        let best = program.ops().map(|op| host_scratch(op.kind, op.attributes, lean)).max().unwrap_or(0);
-        if best > program.scratch_bytes() as u64 { best as usize } else { 0 }
-    });
-    let mut derived = Derived { scratch: scratch.max().unwrap_or(0), write: Some(write), ..Derived::default() };
+    let mut derived = Derived { write: Some(write), ..Derived::default() };
+    for program in image.programs() {
+        let more = |op: OpView<'_>| {
+            let best = host_scratch(op.kind, op.attributes, lean);
+            if best > program::scratch(op.kind, op.attributes).unwrap_or(0) { best } else { 0 }
+        };
+        let needs: Vec<u64> = program.ops().map(more).collect();
+        let Room { places, arena } = room(program, &needs);
+        derived.arena = derived.arena.max(arena as usize);
+        derived.scratch.push(places);
+    }
     if lean {
         return Ok(derived);
     }
@@ -178,7 +185,7 @@ mod tests {
         let isa = Isa::detect();
         let derived = |lean| super::image(&image.image(), isa, lean).unwrap();
         let of = |program: usize| derived(false).weights[program][0].clone().unwrap();
-        assert!(of(0) == of(1) && derived(false).jobs.len() == 1 && derived(false).scratch > 0);
+        assert!(of(0) == of(1) && derived(false).jobs.len() == 1 && !derived(false).scratch[0][0].is_empty());
         assert!(derived(true).jobs.is_empty() && derived(true).bytes == 0, "a lean one derives nothing");
         let set = ops::set(isa).unwrap();
         let run = |session: &mut OwnedSession| {

@@ -12,6 +12,7 @@ pub mod live;
 pub mod pack;
 pub(crate) mod parallel;
 pub mod place;
+pub mod room;
 #[cfg(test)]
 mod tests;
 

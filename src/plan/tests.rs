@@ -2,13 +2,14 @@
 //! whatever shares memory wrongly (liveness, in-place, views, scratch) gives another answer.
 
 use super::draft::{Draft, Model, OpDraft, Storage, Value, ValueId, Weight, WeightId};
+use super::room::{Room, room};
 use super::{Built, Options, PlanError, build};
 use crate::error::Kind;
 use crate::exec::{Budget, Host, Session};
 use crate::image::layout::{Header, ProgramRecord};
 use crate::image::{Image, golden, write};
 use crate::ops::{Context, Entry, Externs, Op, Units};
-use crate::program::{self, Extern, OpKind, Record, Rules, TopK};
+use crate::program::{self, Copy, Extern, OpKind, Record, Rules, TopK};
 use crate::tensor::{DType, Quantisation};
 use crate::{aligned::AlignedBytes, error};
 use proptest::prelude::*;
@@ -69,7 +70,8 @@ fn eval_top_k(context: &Context<'_>, op: &Op<'_>) -> error::Result<Units> {
     run_once(context, op, op.index)
 }
 
-static SET: [Entry; 2] = [
+static SET: [Entry; 3] = [
+    Entry { kind: OpKind::Copy, rules: Rules::of::<Copy>(), eval: eval_top_k },
     Entry { kind: OpKind::Extern, rules: Rules::of::<Extern>(), eval: eval_extern },
     Entry { kind: OpKind::TopK, rules: Rules::of::<TopK>(), eval: eval_top_k },
 ];
@@ -96,10 +98,10 @@ fn random_draft(choices: &[(u8, u8, u8, u8)]) -> Draft {
         let (a, b) = (readable[a as usize % readable.len()], readable[b as usize % readable.len()]);
         let n = 16 * (size as u32 % 4 + 1);
         let name = format!("op{i}");
-        match kind % 6 {
+        match kind % 7 {
             // A plain op of two inputs, which may overwrite the first, or both.
             0 | 1 => {
-                let n = if kind % 6 == 0 { d.values[a.0 as usize].dims[0] } else { n };
+                let n = if kind % 7 == 0 { d.values[a.0 as usize].dims[0] } else { n };
                 let out = add(&mut d, value(name.clone(), DType::F32, n, Storage::Arena));
                 let mut op = OpDraft::new(name, OpKind::Extern, &Extern { index: i as u32 }, &[]);
                 op.inputs = vec![Some(a), Some(b)];
@@ -144,6 +146,17 @@ fn random_draft(choices: &[(u8, u8, u8, u8)]) -> Draft {
                 let storage = Storage::View { of: a, offset: n as u64 / 2 * 4 };
                 let v = add(&mut d, value(name, DType::F32, n / 2, storage));
                 readable.push(v);
+            }
+            // An op that is known to write all of its output.
+            5 => {
+                let n = d.values[a.0 as usize].dims[0];
+                let mut copy = Copy::new(4, 1);
+                (copy.dims[0], copy.from[0], copy.to[0]) = (n, 1, 1);
+                let out = add(&mut d, value(name.clone(), DType::F32, n, Storage::Arena));
+                let mut op = OpDraft::new(name, OpKind::Copy, &copy, &[]);
+                (op.inputs, op.outputs) = (vec![Some(a)], vec![Some(out)]);
+                d.ops.push(op);
+                readable.push(out);
             }
             // An update of the state.
             _ => {
@@ -231,14 +244,20 @@ proptest! {
     fn random_programs_compute_what_they_say(
         choices in prop::collection::vec(any::<(u8, u8, u8, u8)>(), 1..30),
         alignment in prop::sample::select(vec![8u32, 64]),
+        more in prop::sample::select(vec![0u64, 64, 200, 5000]),
     ) {
         let draft = random_draft(&choices);
         let built = built(&draft, alignment);
         let image = Image::new(&built.image).unwrap();
         let externs = InPlace(draft.ops.iter().map(|op| op.in_place.clone()).collect());
         let host = Host { externs: Some(&externs), derived: &[] };
-        let mut arena = AlignedBytes::zeroed(image.main().arena_bytes(), alignment as usize);
+        // Scratch memory of a host's own, which is spoilt.
+        let needs: Vec<u64> = draft.ops.iter().map(|op| more.max(program::scratch(op.kind, &op.attributes).unwrap())).collect();
+        let Room { places, arena: bytes } = room(image.main(), &needs);
+        prop_assert!(bytes >= image.main().arena_bytes() as u64);
+        let mut arena = AlignedBytes::zeroed(bytes as usize, 64);
         let mut session = Session::of(image.main(), &SET, &mut arena, host).unwrap();
+        session.place_scratch(&places).unwrap();
         let weight: Vec<u8> = (0..32u8).map(|i| i * 7).collect();
         let mut state = vec![0u8; 128];
         for run in 0..3u8 {
