@@ -31,6 +31,25 @@ pub fn map(path: &Path) -> Result<Arc<Mmap>, ModelError> {
 /// Bytes of a mapping from which on it is worth a thread to have its pages at hand.
 const LARGE: usize = 16 << 20;
 
+/// Lets a mapping that nothing has been read from have large pages: what is not in the system's cache yet then comes there in large
+/// pieces. That takes fewer requests, and whoever maps the file from then on meets few page faults (resnet50's image, of 102 MB:
+/// read from disk with 1.2 ms of work instead of 6, mapped again in 0.4 ms instead of 3.2). Once reading has begun in small pieces, the
+/// system goes on with them.
+pub fn large_pages(map: &Mmap) {
+    #[cfg(target_os = "linux")]
+    if map.len() >= HUGE
+        && let Err(error) = map.advise(memmap2::Advice::HugePage)
+    {
+        log::debug!("a mapped file has small pages: {error}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = map;
+}
+
+/// Bytes of a large page.
+#[cfg(target_os = "linux")]
+const HUGE: usize = 2 << 20;
+
 /// Brings the pages of a large mapping into memory, from its start on, on a core that is free: whoever reads it meanwhile waits for
 /// fewer of them (from the system's cache, to the first answer of resnet50: 53 -> 46 ms, of resnet18: 24.5 -> 21 ms).
 pub fn fetch(map: &Arc<Mmap>) {

@@ -244,6 +244,9 @@ impl Model {
             return Err(ModelError::Call(format!("the number of threads must be from 1 to {MOST_THREADS}, not {threads}")));
         }
         let file = mapped::map(&path)?;
+        if !lean {
+            mapped::large_pages(&file);
+        }
         let metadata;
         let (inputs, outputs);
         let source = if file.starts_with(&MAGIC) {
