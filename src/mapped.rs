@@ -7,6 +7,7 @@ use memmap2::Mmap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Maps a file, read-only.
 ///
@@ -98,8 +99,20 @@ pub fn sparing(map: &Mmap) {
     release(map);
 }
 
-/// Gives memory that was freed back to the system: what an import freed would be there beside the weights while they are packed.
-pub fn trim() {
+/// Whether the process is Kiln's own program.
+static OWN_PROCESS: AtomicBool = AtomicBool::new(false);
+
+/// Says that this process is Kiln's own: its memory is no one else's, and is given back as suits Kiln.
+pub fn own_process() {
+    OWN_PROCESS.store(true, Relaxed);
+}
+
+/// Gives memory that was freed back to the system: what an import freed would be there beside the weights while they are packed. In
+/// another's process, whose memory this may be as well, that is done to be lean alone.
+pub fn trim(lean: bool) {
+    if !lean && !OWN_PROCESS.load(Relaxed) {
+        return;
+    }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         unsafe extern "C" {

@@ -155,6 +155,7 @@ fn binding(text: &str) -> std::result::Result<(String, Sizes), String> {
 /// Runs the program: reads the command line, runs a command and returns the exit code. `allocations` counts the calls to the
 /// allocator so far.
 pub fn main(allocations: fn() -> u64) -> u8 {
+    crate::mapped::own_process();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

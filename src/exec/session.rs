@@ -504,6 +504,7 @@ impl<'a> Session<'a> {
         let Some(entry) = self.entries[op.kind as usize - 1] else { return missing_at(op.index as usize) };
         let needed = (entry.rules.scratch)(op.attributes)? as usize;
         let own = (scratch_at as usize, needed.min(self.program.arena_bytes()));
+        let resumes = units.start > 0;
         let (start, len) = match self.places {
             #[cfg(feature = "alloc")]
             Places::OfHost(places) => match places.get(op.index as usize) {
@@ -512,9 +513,8 @@ impl<'a> Session<'a> {
             },
             _ => own,
         };
-        // SAFETY: a checked op's scratch memory lies inside the arena, and so does a place that `place_scratch` has been given.
+        // SAFETY: a checked op's scratch memory lies inside the arena, and so does a place that `place_scratch` was given.
         let scratch = Scratch { start: unsafe { self.arena.add(start) }, len };
-        let resumes = units.start > 0;
         let site = Site { program: &self.program, arena: self.arena, host: &self.host, entry, op };
         #[cfg(feature = "std")]
         if let Some(crew) = self.crew.as_deref_mut().filter(|crew| crew.shares(op.index)) {

@@ -223,7 +223,7 @@ impl Onnx {
         sealed: bool,
     ) -> Result<Compiled, ModelError> {
         // What the import needed is freed by now; the weights follow.
-        mapped::trim();
+        mapped::trim(self.options.lean);
         if self.options.lean {
             maps.iter().for_each(|map| mapped::sparing(map));
             mapped::release_code();

@@ -6,6 +6,7 @@ use crate::plan::draft::Model;
 use memmap2::Mmap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::Thread;
 use std::time::Duration;
 
 /// After so many packed bytes pages are given back.
@@ -40,6 +41,16 @@ pub(super) fn releasing<T>(maps: &[Arc<Mmap>], mut model: Model, work: impl FnOn
     result
 }
 
+/// Ends the thread that gives pages back, however the work ends.
+struct Ends<'a>(&'a AtomicBool, &'a Thread);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+        self.1.unpark();
+    }
+}
+
 /// Does `work` while another thread gives pages back every few milliseconds.
 fn periodically<T>(maps: &[Arc<Mmap>], work: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
@@ -50,9 +61,19 @@ fn periodically<T>(maps: &[Arc<Mmap>], work: impl FnOnce() -> T) -> T {
                 std::thread::park_timeout(PERIOD);
             }
         });
-        let result = work();
-        done.store(true, Relaxed);
-        thread.thread().unpark();
-        result
+        let _ends = Ends(&done, thread.thread());
+        work()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_panics_ends_the_other_thread() {
+        let panics = || periodically(&[], || panic!("a packer panics"));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert_eq!(periodically(&[], || 7), 7);
+    }
 }
