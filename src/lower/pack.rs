@@ -112,6 +112,15 @@ pub fn slab(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], source: So
     }
 }
 
+/// Adds to each sum what a number of its column less itself is: 0, but of an infinity or NaN a NaN.
+#[inline(always)]
+fn watch(sums: &mut [f32; WIDTH], cells: &[[u8; 4]; WIDTH]) {
+    for (sum, &cell) in sums.iter_mut().zip(cells) {
+        let x = f32::from_le_bytes(cell);
+        *sum += x - x;
+    }
+}
+
 fn slab_of(
     to: &mut [u8],
     rows: &[usize],
@@ -123,26 +132,28 @@ fn slab_of(
     let panels: Vec<_> = columns.chunks(WIDTH).enumerate().map(|(p, c)| Panel::of(c, scale, p * WIDTH)).collect();
     let lines = to.as_chunks_mut::<4>().0.as_chunks_mut::<WIDTH>().0;
     let Some((slab, last)) = lines.split_at_mut_checked(rows.len() * panels.len()) else { return };
-    let mut exponent = 0;
-    let mut pack = |panel: &Panel<'_>, row: usize, to: &mut [[u8; 4]; WIDTH]| {
-        panel.row(row, to, &at, &run);
-        // All bits of an exponent: an infinity or NaN.
-        exponent = to.iter().fold(exponent, |most, &cell| most.max(u32::from_le_bytes(cell) & 0x7f80_0000));
-    };
+    let mut sums = [0.0; WIDTH];
     // In the order of the source, whose pages are given back meanwhile: several panels of a transposed one at a time, which would
     // write longer stretches, took twice as long.
     if panels.iter().all(|panel| panel.together) {
         for (&row, to) in rows.iter().zip(slab.chunks_exact_mut(panels.len().max(1))) {
-            panels.iter().zip(to).for_each(|(panel, to)| pack(panel, row, to));
+            for (panel, to) in panels.iter().zip(to) {
+                panel.row(row, to, &at, &run);
+                watch(&mut sums, to);
+            }
         }
     } else {
         for (p, panel) in panels.iter().enumerate() {
             for (&row, to) in rows.iter().zip(slab.chunks_exact_mut(panels.len().max(1))) {
-                pack(panel, row, &mut to[p]);
+                // Written as a whole, when it has been looked at: its line comes from memory.
+                let mut cells = [[0; 4]; WIDTH];
+                panel.row(row, &mut cells, &at, &run);
+                watch(&mut sums, &cells);
+                to[p] = cells;
             }
         }
     }
-    let finite = exponent < 0x7f80_0000;
+    let finite = sums == [0.0; WIDTH];
     if let [last, ..] = last {
         last[0] = (!finite as u32 as f32).to_le_bytes();
     }
