@@ -123,8 +123,8 @@
 //! # Formats
 //!
 //! * The **image**: the byte table is in [`image`], attributes of ops in [`program`]. Versioned, little-endian,
-//!   position-free; weights in panels of 16 columns, which every kernel reads. Two checksums, of the structure and of the
-//!   weights.
+//!   position-free; weights in panels of 16 columns, which every kernel reads (large ones of a single row in slabs of
+//!   512). Two checksums, of the structure and of the weights.
 //! * **Metadata** by which a model carries its vocabulary, labels and normalisation, in ONNX's `metadata_props` and then in the
 //!   image: the keys are in [`frontend`].
 //!

@@ -112,12 +112,12 @@ pub fn slab(to: &mut [u8], rows: &[usize], columns: &[Option<usize>], source: So
     }
 }
 
-/// Adds to each sum what a number of its column less itself is: 0, but of an infinity or NaN a NaN.
+/// Adds to each sum a number of its column times 0: 0, but of an infinity or NaN a NaN.
 #[inline(always)]
 fn watch(sums: &mut [f32; WIDTH], cells: &[[u8; 4]; WIDTH]) {
     for (sum, &cell) in sums.iter_mut().zip(cells) {
         let x = f32::from_le_bytes(cell);
-        *sum += x - x;
+        *sum += x * 0.0;
     }
 }
 
